@@ -1,0 +1,112 @@
+"""What every source of preferences gives: one typed record a row, whatever the files look like."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
+
+# The label of a row that nobody judged. Such rows are never used.
+UNLABELLED = -1.0
+TIE = 0.5
+
+
+@dataclass(frozen=True)
+class EncodedImage:
+    """An image file's bytes, and a name that is the same wherever the same image occurs."""
+
+    id: str
+    data: bytes
+
+
+@dataclass(frozen=True)
+class RowText:
+    """What can be known of a row without reading its images. caption None: the row is broken."""
+
+    caption: str | None
+    image_ids: tuple[str, ...]
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class Record:
+    """One judgement.
+
+    images: two, in the order of the file, or one. label: 1, the first image is preferred, or the single one is liked; 0,
+    the second is preferred, or the single one is disliked; 0.5, neither. weight: factor of the row's loss.
+    """
+
+    row: int
+    caption: str
+    images: tuple[EncodedImage, ...]
+    label: float
+    weight: float = 1.0
+
+    @property
+    def chosen(self) -> EncodedImage:
+        """The preferred image; of a tie the first; the only one of a single-image row, liked or not."""
+        return self.images[1] if self.label == 0 and len(self.images) == 2 else self.images[0]
+
+    @property
+    def rejected(self) -> EncodedImage:
+        """The other one of a pair."""
+        return self.images[0] if self.label == 0 else self.images[1]
+
+    def with_label(self, label: float) -> "Record":
+        """The same images judged otherwise."""
+        return replace(self, label=label)
+
+
+@dataclass(frozen=True)
+class BrokenRow(Exception):
+    """A row that cannot be used: no caption, a label that is no label, an image that is none. reason: a few words."""
+
+    row: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class BrokenFile:
+    """A file whose rows cannot be counted. rows: an estimate, the mean of the sound files."""
+
+    name: str
+    reason: str
+    rows: int
+
+
+class Source(Protocol):
+    """Rows in blocks, a block being what is read at once: a parquet row group, or some files of a folder.
+
+    Every method may raise RunError when a remote that holds the data does not answer.
+    """
+
+    fingerprint: str  # names the content; made without reading a row
+    block_sizes: tuple[int, ...]  # rows of each block
+    images_per_row: int  # 2: pairs; 1: single images, liked or disliked
+    broken_files: tuple[BrokenFile, ...]
+
+    def labels(self, block: int) -> np.ndarray:
+        """(rows,) float64: 1, 0 or 0.5, UNLABELLED, or nan for a broken one. Reads no image."""
+        ...
+
+    def texts(self, block: int) -> Sequence[RowText]:
+        """Captions and image ids of a block. Reads no image."""
+        ...
+
+    def records(self, block: int) -> "Records":
+        """The block with its images."""
+        ...
+
+    def name(self, row: int) -> str:
+        """Where a row stands, for people: `train-00003.parquet, row 17`."""
+        ...
+
+
+class Records(Protocol):
+    """The rows of one block, in memory."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, offset: int) -> Record:
+        """Raises BrokenRow."""
+        ...
