@@ -57,12 +57,12 @@ class Record:
         return replace(self, label=label)
 
 
-@dataclass(frozen=True)
 class BrokenRow(Exception):
     """A row that cannot be used: no caption, a label that is no label, an image that is none. reason: a few words."""
 
-    row: int
-    reason: str
+    def __init__(self, row: int, reason: str):
+        super().__init__(row, reason)
+        self.row, self.reason = row, reason
 
 
 @dataclass(frozen=True)
