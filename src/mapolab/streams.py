@@ -21,6 +21,10 @@ class Stream(IntEnum):
     POSTERIOR_CHOSEN = 5
     POSTERIOR_REJECTED = 6
     GENERATION = 7
+    WINDOW = 8
+    BUCKET = 9
+    BUCKET_STEP = 10
+    LABEL_NOISE = 11
 
 
 def generator(seed: int, stream: Stream, position: int) -> np.random.Generator:

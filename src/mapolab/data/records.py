@@ -102,6 +102,31 @@ class Source(Protocol):
         ...
 
 
+class Blocks:
+    """Rows by number, and by (block, offset)."""
+
+    def __init__(self, sizes: Sequence[int]):
+        # starts[b]: the first row of block b; one more entry, the number of rows.
+        self.starts = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+    @property
+    def rows(self) -> int:
+        """The number of rows in all blocks."""
+        return int(self.starts[-1])
+
+    def find(self, row: int) -> tuple[int, int]:
+        """(block, offset) of a row."""
+        block = int(np.searchsorted(self.starts, row, side="right")) - 1
+        return block, int(row - self.starts[block])
+
+    def range(self, block: int) -> range:
+        """The numbers of a block's rows."""
+        return range(int(self.starts[block]), int(self.starts[block + 1]))
+
+
 class Records(Protocol):
     """The rows of one block, in memory."""
 
