@@ -19,12 +19,16 @@ class PairErrors:
 
     chosen, rejected: under the model in training. reference_chosen, reference_rejected: under the frozen reference,
     at the same noise and timestep. What a method does not need is None.
+    labels: 1, the chosen image is preferred, or a single image (with no rejected one) is liked; 0, a single image is
+    disliked; 0.5, a tie. None: all 1. weights: factors of the per-sample losses. None: all 1.
     """
 
     chosen: Tensor
     rejected: Tensor | None = None
     reference_chosen: Tensor | None = None
     reference_rejected: Tensor | None = None
+    labels: Tensor | None = None
+    weights: Tensor | None = None
 
 
 @dataclass
@@ -42,6 +46,8 @@ class Objective(ABC):
 
     needs_rejected: ClassVar[bool] = True
     needs_reference: ClassVar[bool] = False
+    uses_ties: ClassVar[bool] = False
+    takes_single_images: ClassVar[bool] = False  # liked ones; with needs_rejected also disliked ones
 
     def __post_init__(self) -> None:
         for setting in fields(self):
@@ -56,20 +62,26 @@ class Objective(ABC):
     def __call__(self, errors: PairErrors) -> ObjectiveResult:
         """The loss of a batch of pairs, in the dtype of ``errors.chosen``.
 
+        It is the plain mean of the weighted per-sample losses, not divided by the weights' sum, so that it does not
+        depend on how the pairs of an optimizer step fall into forward passes and ranks.
         Raises UserError when errors are missing that the objective needs, or are no float tensors of one shape (B,).
         """
         self._check(errors)
         # The few scalars of a batch cost nothing in float64, and the links below lose digits in float32.
         exact = PairErrors(*(_double(getattr(errors, item.name)) for item in fields(PairErrors)))
         terms = self.terms(exact)
+        if exact.weights is not None:
+            terms = {name: term * exact.weights for name, term in terms.items()}
         per_sample = sum(terms.values())
         dtype, device = errors.chosen.dtype, errors.chosen.device
         logs = {f"loss/{name}": term.detach().mean() for name, term in terms.items()} | self._pair_logs(exact)
         return ObjectiveResult(per_sample.mean().to(device, dtype), per_sample.detach().to(device, dtype), logs)
 
     def _check(self, errors: PairErrors) -> None:
-        needed = {"rejected": self.needs_rejected, "reference_chosen": self.needs_reference}
-        needed["reference_rejected"] = self.needs_rejected and self.needs_reference
+        single = self.takes_single_images and errors.rejected is None and errors.labels is not None
+        pairs = self.needs_rejected and not single
+        needed = {"rejected": pairs, "reference_chosen": self.needs_reference}
+        needed["reference_rejected"] = pairs and self.needs_reference
         missing = [name for name, is_needed in needed.items() if is_needed and getattr(errors, name) is None]
         if missing:
             raise UserError(f"{type(self).__name__} needs the errors {', '.join(missing)}: pass them in PairErrors.")
@@ -78,7 +90,9 @@ class Objective(ABC):
         shape = errors.chosen.shape
         if len(shape) != 1 or any(value.shape != shape or not value.is_floating_point() for value in given):
             found = ", ".join(f"{tuple(value.shape)} {value.dtype}" for value in given)
-            raise UserError(f"PairErrors holds {found}; give float tensors, one error per pair, all of one shape (B,).")
+            raise UserError(
+                f"PairErrors holds {found}; give float tensors, one number per pair, all of one shape (B,)."
+            )
 
     def _pair_logs(self, errors: PairErrors) -> dict[str, Tensor]:
         """The common curves. The margin is the method's own: a reference counts only where the loss has one."""
@@ -86,7 +100,7 @@ class Objective(ABC):
         if errors.rejected is None:
             return logs
         margin = margins(errors) if self.needs_reference else errors.rejected - errors.chosen
-        return logs | margin_logs(margin.detach())
+        return logs | margin_logs(margin.detach(), exact_labels(errors))
 
 
 def positive(default: float | None = None):
@@ -111,10 +125,19 @@ def error_logs(errors: PairErrors) -> dict[str, Tensor]:
     return {name: value.detach().mean() for name, value in named.items() if value is not None}
 
 
-def margin_logs(margin: Tensor) -> dict[str, Tensor]:
-    """margin: (B,). A tie counts half: while the model equals its reference, every pair is one."""
-    accuracy = ((margin > 0).double() + 0.5 * (margin == 0).double()).mean()
-    return {"margin": margin.mean(), "implicit_accuracy": accuracy}
+def margin_logs(margin: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    """margin, labels: (B,).
+
+    Half a win is a pair that the model does not tell apart, as at the start with a reference, or the annotators did not.
+    """
+    undecided = (margin == 0) | (labels == 0.5)
+    wins = torch.where(undecided, 0.5, (margin > 0).double())
+    return {"margin": margin.mean(), "implicit_accuracy": wins.mean()}
+
+
+def exact_labels(errors: PairErrors) -> Tensor:
+    """The labels, (B,); 1 where none are given."""
+    return torch.ones_like(errors.chosen) if errors.labels is None else errors.labels
 
 
 def _is_positive(value: object) -> bool:

@@ -15,6 +15,7 @@ class SFT(Objective):
     """L = e_w. The baseline of Wallace et al., 2311.12908, section 5."""
 
     needs_rejected: ClassVar[bool] = False
+    takes_single_images: ClassVar[bool] = True
 
     def terms(self, errors: PairErrors) -> dict[str, Tensor]:
         return {"sft": errors.chosen}

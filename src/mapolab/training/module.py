@@ -59,11 +59,11 @@ class AlignmentModule(LightningModule):
         """The objective's loss of one forward pass, a scalar."""
         if self.encoder is not None:
             batch = encode_batch(batch, self.encoder, self.seed, self.sample_posterior)
-        with_rejected = self.objective.needs_rejected
+        with_rejected = "rejected_latents" in batch
         task = denoising_task(batch, self.scheduler, self.seed, with_rejected)
         errors = per_sample_errors(predict(self.unet, task), task.target)
         reference_errors = self.reference.errors(task) if self.reference is not None else None
-        result = self.objective(pair_errors(errors, reference_errors, with_rejected))
+        result = self.objective(pair_errors(errors, reference_errors, with_rejected, batch["labels"], batch["weights"]))
         if batch_idx % self.trainer.accumulate_grad_batches == 0:
             self.record = StepRecord()
         self.record.add(batch["positions"], result.per_sample, result.logs)
@@ -102,12 +102,17 @@ class AlignmentModule(LightningModule):
         checkpoint["unet_config"] = unet_config(self.unet)
 
 
-def pair_errors(errors: Tensor, reference: Tensor | None, with_rejected: bool) -> PairErrors:
-    """Split the (N,) errors of one forward pass into chosen and rejected, (B,) each."""
+def pair_errors(
+    errors: Tensor,
+    reference: Tensor | None,
+    with_rejected: bool,
+    labels: Tensor | None = None,
+    weights: Tensor | None = None,
+) -> PairErrors:
+    """Split the (N,) errors of one forward pass into chosen and rejected, (B,) each, beside the (B,) labels and weights."""
     chosen, rejected = errors.chunk(2) if with_rejected else (errors, None)
-    if reference is None:
-        return PairErrors(chosen, rejected)
-    return PairErrors(chosen, rejected, *(reference.chunk(2) if with_rejected else (reference, None)))
+    split = reference.chunk(2) if reference is not None and with_rejected else (reference, None)
+    return PairErrors(chosen, rejected, *split, labels, weights)
 
 
 def unet_config(unet: UNet2DConditionModel) -> dict[str, Any]:
