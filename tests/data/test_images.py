@@ -5,13 +5,12 @@ import pytest
 import torch
 from PIL import Image
 
-from mapolab.data.images import decode, prepare
-from mapolab.errors import UserError
+from mapolab.data.images import BrokenImage, load, read_size, to_pixel_values
 
 
-def encoded(image, **options):
+def encoded(image, format="PNG", **options):
     buffer = io.BytesIO()
-    image.save(buffer, format="PNG", **options)
+    image.save(buffer, format=format, **options)
     return buffer.getvalue()
 
 
@@ -20,44 +19,100 @@ def stripes(width, height):
     return Image.fromarray(np.tile(np.arange(width, dtype=np.uint8), (height, 1))).convert("RGB")
 
 
+def columns(prepared):
+    return prepared.pixels[0, 0].tolist()
+
+
 def test_a_wide_image_is_cut_and_not_stretched():
-    prepared = prepare(stripes(24, 16), 16)
-    columns = (prepared.pixel_values[0, 0] + 1) * 127.5
-    assert columns.round().int().tolist() == list(range(4, 20))
+    prepared = load(encoded(stripes(24, 16)), (16, 16))
+    assert columns(prepared) == list(range(4, 20))
     # original height and width, crop top and left, target height and width
     assert prepared.time_ids.tolist() == [16, 24, 0, 4, 16, 16]
 
 
 def test_a_tall_image_is_resized_by_its_short_side():
-    prepared = prepare(stripes(32, 96), 16)
-    assert prepared.pixel_values.shape == (3, 16, 16)
+    prepared = load(encoded(stripes(32, 96)), (16, 16))
+    assert prepared.pixels.shape == (3, 16, 16)
     assert prepared.time_ids.tolist() == [96, 32, 16, 0, 16, 16]
 
 
+def test_a_target_that_is_no_square_is_covered():
+    prepared = load(encoded(stripes(64, 32)), (16, 24))
+    assert prepared.pixels.shape == (3, 16, 24)
+    assert prepared.time_ids.tolist() == [32, 64, 0, 4, 16, 24]
+
+
 def test_a_mirrored_image_is_mirrored_before_it_is_cut():
-    plain, mirrored = prepare(stripes(21, 16), 16), prepare(stripes(21, 16), 16, flip=True)
-    values = ((mirrored.pixel_values[0, 0] + 1) * 127.5).round().int().tolist()
-    assert values == list(range(18, 2, -1))  # column 20 - 2 down to 3: two cut off at the left as it is seen
+    plain, mirrored = load(encoded(stripes(21, 16)), (16, 16)), load(encoded(stripes(21, 16)), (16, 16), flip=True)
+    assert columns(mirrored) == list(range(18, 2, -1))  # column 20 - 2 down to 3: two cut off at the left as it is seen
     assert torch.equal(plain.time_ids, mirrored.time_ids)
 
 
 def test_exif_orientation_is_applied():
     exif = Image.Exif()
     exif[0x0112] = 6  # the camera was held upright
-    assert decode(encoded(stripes(24, 16), exif=exif), "x").size == (16, 24)
+    data = encoded(stripes(24, 16), exif=exif)
+    assert read_size(data) == (16, 24)
+    assert load(data, (16, 16)).time_ids.tolist() == [24, 16, 4, 0, 16, 16]
+
+
+@pytest.mark.parametrize("sideways", [False, True])
+def test_a_large_jpeg_is_decoded_small_and_still_the_same_picture(sideways):
+    waves = np.sin(np.arange(480) / 40)[:, None] + np.cos(np.arange(640) / 30)[None]
+    picture = Image.fromarray((127 + 60 * waves).astype(np.uint8)).convert("RGB")
+    exif = Image.Exif()
+    exif[0x0112] = 6 if sideways else 1
+    small = load(encoded(picture, "JPEG", quality=95, exif=exif), (32, 32))
+    whole = load(encoded(picture, "PNG", exif=exif), (32, 32))
+    assert torch.equal(small.time_ids, whole.time_ids)
+    assert small.time_ids.tolist()[:2] == ([640, 480] if sideways else [480, 640])  # not the decoded size
+    assert (small.pixels.float() - whole.pixels.float()).abs().mean() < 1
 
 
 def test_transparency_becomes_white():
     clear = Image.new("RGBA", (4, 4), (255, 0, 0, 0))
-    assert decode(encoded(clear), "x").getpixel((0, 0)) == (255, 255, 255)
+    assert load(encoded(clear), (4, 4)).pixels.min() == 255
 
 
-def test_greyscale_becomes_rgb():
-    assert decode(encoded(Image.new("L", (4, 4), 7)), "x").getpixel((0, 0)) == (7, 7, 7)
+@pytest.mark.parametrize(
+    ("image", "value"),
+    [
+        (Image.new("L", (4, 4), 7), 7),
+        (Image.fromarray(np.full((4, 4), 7 * 256, dtype=np.uint16)), 7),
+        (Image.new("RGB", (4, 4), (7, 7, 7)).quantize(4), 7),
+    ],
+    ids=["grey", "16 bits", "palette"],
+)
+def test_other_modes_become_rgb(image, value):
+    pixels = load(encoded(image), (4, 4)).pixels
+    assert pixels.shape == (3, 4, 4)
+    assert pixels.unique().tolist() == [value]
 
 
-def test_a_broken_image_is_named():
-    whole = encoded(stripes(64, 64))
-    for data in (b"not an image", whole[: len(whole) // 2]):
-        with pytest.raises(UserError, match="The image uid-7 cannot be decoded"):
-            decode(data, "uid-7")
+def test_pixel_values_reach_from_minus_one_to_one():
+    assert to_pixel_values(torch.tensor([0, 255], dtype=torch.uint8)).tolist() == [-1, 1]
+
+
+@pytest.mark.parametrize("read", [lambda data: load(data, (16, 16)), read_size])
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "empty"),
+        (b"not an image", "no image file"),
+        # A header that promises 100,000 x 100,000 pixels.
+        (b"P6 100000 100000 255\n", "too many pixels"),
+        (b"P6 10000 10000 255\n", "too many pixels"),  # Pillow itself would only warn
+        (b"P6 0 10 255\n", "no image file|of no size"),
+    ],
+)
+def test_a_broken_image_is_refused_with_the_reason(read, data, reason):
+    with pytest.raises(BrokenImage, match=reason):
+        read(data)
+
+
+def test_an_image_cut_off_is_refused():
+    rng = np.random.default_rng(0)
+    for format in ("PNG", "JPEG", "WEBP"):
+        whole = encoded(Image.fromarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)), format)
+        with pytest.raises(BrokenImage):
+            load(whole[: len(whole) // 2], (16, 16))
