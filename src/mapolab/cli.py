@@ -1,4 +1,4 @@
-"""The command line: `mapolab train|evaluate|compare`, each a Hydra application of its own.
+"""The command line: `mapolab train|prepare|evaluate|compare`, each a Hydra application of its own.
 
 Hydra composes the config, sweeps and completes; this file adds the commands, turns mistakes into one paragraph with
 exit code 2, and imports torch only after the config has been checked.
@@ -19,6 +19,7 @@ from mapolab.errors import Interrupted, RunError, UserError
 # Where each command's work is done: module and function, called with the checked config.
 COMMANDS = {
     "train": ("mapolab.training.run", "train"),
+    "prepare": ("mapolab.training.prepare", "prepare_cache"),
     "evaluate": ("mapolab.evaluation.evaluate", "evaluate"),
     "compare": ("mapolab.report.compare", "compare"),
 }
@@ -29,6 +30,7 @@ mapolab aligns Stable Diffusion XL with preference pairs, by MaPO and the method
 
   mapolab train     experiment=emoji_style objective=mapo seed=0       train a run, or continue it
   mapolab train     -m objective=sft,mapo,diffusion_dpo seed=0,1       a sweep: every combination in turn
+  mapolab prepare   data=pickapic_v2 model=sdxl data.cache=true        encode a data set once, for all runs
   mapolab evaluate  run=outputs/emoji_style/mapo-seed0-1a2b3c4d        generate and score its pictures
   mapolab compare   runs='outputs/emoji_style/*'                       tables, curves and a picture wall
 
@@ -147,7 +149,8 @@ def _run_job(command: str, composed: Any) -> None:
     checks.check(config, command)
     if command == "train":
         _announce_job(config)
-    module, function = TINY_BASE if config.get("task") == "tiny_base" else COMMANDS[command]
+    tiny_base = command == "train" and config["task"] == "tiny_base"
+    module, function = TINY_BASE if tiny_base else COMMANDS[command]
     getattr(importlib.import_module(module), function)(config)
 
 

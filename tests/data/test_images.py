@@ -97,7 +97,7 @@ def test_pixel_values_reach_from_minus_one_to_one():
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
-        (b"", "empty"),
+        (b"", "missing or empty"),
         (b"not an image", "no image file"),
         # A header that promises 100,000 x 100,000 pixels.
         (b"P6 100000 100000 255\n", "too many pixels"),

@@ -22,7 +22,10 @@ Config = dict[str, Any]
 CHOICES = {
     "task": ("align", "tiny_base"),
     "model.reference_dtype": ("float32", "bfloat16", "float16"),
+    "data.cache_dtype": ("float32", "float16"),
     "data.vae_posterior": ("mean", "sample"),
+    "data.ties": ("drop", "keep"),
+    "data.weights": ("none", "per_prompt"),
     "schedule.name": ("constant_with_warmup", "cosine", "linear"),
     "strategy.accelerator": ("auto", "cpu", "gpu", "cuda", "mps"),
     "trainer.precision": ("32-true", "bf16-mixed", "16-mixed"),
@@ -33,6 +36,7 @@ AT_LEAST = {
     "data.resolution": 8,
     "data.batch_size": 1,
     "data.num_workers": 0,
+    "data.download_cache_gb": 0,
     "schedule.warmup_steps": 0,
     "strategy.num_nodes": 1,
     "trainer.max_steps": 1,
@@ -48,8 +52,15 @@ AT_LEAST = {
     "guidance_scale": 0,
     "batch_size": 1,
     "bootstrap_samples": 1,
+    "part": 0,
+    "parts": 1,
 }
-PROBABILITIES = ("data.flip_probability", "data.label_flip_probability")
+PROBABILITIES = (
+    "data.flip_probability",
+    "data.label_flip_probability",
+    "data.label_noise_probability",
+    "data.max_broken_share",
+)
 BETWEEN_ZERO_AND_ONE = ("trainer.ema_decay", "confidence")
 MULTIPLES_OF_EIGHT = ("data.resolution", "evaluation.height", "evaluation.width")
 # Runs are named after the experiment, and names become folders and table rows.
@@ -64,8 +75,10 @@ def check(config: Config, command: str) -> None:
         files_named.check_run_folder(config["run"])
     if command == "compare":
         _check_runs(config["runs"])
-    if command == "train":
+    if command in ("train", "prepare"):
         _check_train(config)
+    if command == "prepare":
+        _check_prepare(config)
 
 
 def _check_runs(runs: Any) -> None:
@@ -85,11 +98,28 @@ def _check_train(config: Config) -> None:
     _check_objective(config["objective"])
     _check_targets(config)
     files_named.check_model(config["model"])
-    rows = files_named.check_data(config["data"]["path"], config["objective"])
-    _check_global_batch(config, rows)
+    _check_data(config["data"])
     files_named.check_prompts(config["evaluation"]["prompts"])
     _check_precision(config)
     _check_by_building(config)
+
+
+def _check_prepare(config: Config) -> None:
+    if config["task"] != "align" or not config["data"]["cache"]:
+        raise UserError("This config trains without a cache, so there is nothing to prepare. Add data.cache=true.")
+    if config["part"] >= config["parts"]:
+        raise UserError(f"part is {config['part']} of {config['parts']} parts; give 0 to {config['parts'] - 1}.")
+
+
+def _check_data(data: Config) -> None:
+    window = data["shuffle_window"]
+    if window not in ("auto", "all") and not (type(window) is int and window >= 1):
+        raise UserError(f"data.shuffle_window is {window}; give a number of rows, all, or auto.")
+    if data["aspect_buckets"] and (not data["cache"] or type(window) is int):
+        raise UserError(
+            "data.aspect_buckets=true sorts all rows by shape, which only a prepared cache knows. Set data.cache=true and "
+            "data.shuffle_window=all, or data.aspect_buckets=false."
+        )
 
 
 def _flat(block: Config, prefix: str = "") -> Iterable[tuple[str, Any]]:
@@ -113,7 +143,7 @@ def _check_values(values: Config) -> None:
             raise UserError(f"{key} is {given[key]}; give {AT_LEAST[key]} or more.")
     for key in given.keys() & {*PROBABILITIES}:
         if not 0 <= given[key] <= 1:
-            raise UserError(f"{key} is {given[key]}; give a probability from 0 to 1.")
+            raise UserError(f"{key} is {given[key]}; give a number from 0 to 1.")
     for key in given.keys() & {*BETWEEN_ZERO_AND_ONE}:
         if not 0 < given[key] < 1:
             raise UserError(f"{key} is {given[key]}; give a number between 0 and 1, both excluded.")
@@ -185,20 +215,6 @@ def _check_targets(config: Config) -> None:
     rate = optimizer.get("lr")
     if not _is_number(rate) or not 0 < rate < math.inf:
         raise UserError(f"optimizer.lr is {rate}; give a positive number, such as 1e-5.")
-
-
-def _check_global_batch(config: Config, rows: int) -> None:
-    """An optimizer step must not need more pairs than there are; `devices: auto` is counted as one."""
-    strategy, devices = config["strategy"], config["strategy"]["devices"]
-    local = len(devices) if isinstance(devices, list) else 1 if devices == "auto" else devices
-    processes = local * strategy["num_nodes"]
-    accumulation, batch = config["trainer"]["gradient_accumulation"], config["data"]["batch_size"]
-    if (step := batch * accumulation * processes) > rows:
-        raise UserError(
-            f"An optimizer step takes {step} pairs (data.batch_size {batch} x trainer.gradient_accumulation "
-            f"{accumulation} x {processes} processes), but {config['data']['path']} has only {rows} rows. "
-            "Make one of them smaller."
-        )
 
 
 def _check_precision(config: Config) -> None:

@@ -8,7 +8,7 @@ from mapolab.files import short_hash
 # Keys that change where a run is, how it is watched or what is measured afterwards, but not the weights it ends with.
 # Of learning_rates only the one in optimizer.lr counts.
 OUTSIDE = ("output_root", "output_dir", "logger", "evaluation", "learning_rates")
-OUTSIDE_OF_DATA = ("num_workers",)
+OUTSIDE_OF_DATA = ("num_workers", "cache_folder", "download_cache_gb", "max_broken_share", "allow_overlap")
 OUTSIDE_OF_TRAINER = ("progress", "log_every", "checkpoint_every", "keep_checkpoints")
 
 
@@ -17,7 +17,23 @@ def identity(config: dict[str, Any]) -> dict[str, Any]:
     kept = _without(config, OUTSIDE)
     kept["data"] = _without(config["data"], OUTSIDE_OF_DATA)
     kept["trainer"] = _without(config["trainer"], OUTSIDE_OF_TRAINER)
+    if (step := samples_per_step(config)) is not None:
+        # How a step's samples are dealt out to processes and forward passes does not change which they are, so a run may
+        # go on with another number of devices.
+        del kept["strategy"]
+        kept["data"] = _without(kept["data"], ("batch_size",))
+        kept["trainer"] = _without(kept["trainer"], ("gradient_accumulation",)) | {"samples_per_step": step}
     return _plain_numbers(kept)
+
+
+def samples_per_step(config: dict[str, Any]) -> int | None:
+    """Pairs in an optimizer step over all processes; None where the number of devices is left to Lightning."""
+    devices = config["strategy"]["devices"]
+    if devices == "auto":
+        return None
+    local = len(devices) if isinstance(devices, list) else devices
+    processes = local * config["strategy"]["num_nodes"]
+    return config["data"]["batch_size"] * config["trainer"]["gradient_accumulation"] * processes
 
 
 def run_name(config: dict[str, Any]) -> str:

@@ -28,14 +28,26 @@ class Model:
 @dataclass
 class Data:
     path: str = MISSING
+    split: str | None = MISSING
+    revision: str | None = MISSING
     preferred_style: str | None = MISSING
     resolution: int = MISSING
+    aspect_buckets: bool = MISSING
     batch_size: int = MISSING
     num_workers: int = MISSING
+    shuffle_window: Any = MISSING  # auto, all, or a number of rows
     cache: bool = MISSING
-    flip_probability: float = MISSING
-    label_flip_probability: float = MISSING
+    cache_folder: str | None = MISSING
+    cache_dtype: str = MISSING
+    download_cache_gb: float = MISSING
     vae_posterior: str = MISSING
+    flip_probability: float = MISSING
+    ties: str = MISSING
+    weights: str = MISSING
+    label_flip_probability: float = MISSING
+    label_noise_probability: float = MISSING
+    max_broken_share: float = MISSING
+    allow_overlap: bool = MISSING
 
 
 @dataclass
@@ -68,6 +80,8 @@ class Trainer:
 @dataclass
 class Evaluation:
     prompts: str | None = MISSING
+    split: str | None = MISSING
+    revision: str | None = MISSING
     steps: int = MISSING
     guidance_scale: float = MISSING
     seed: int = MISSING
@@ -100,9 +114,18 @@ class Train:
 
 
 @dataclass
+class Prepare(Train):
+    part: int = MISSING
+    parts: int = MISSING
+    verify: bool = MISSING
+
+
+@dataclass
 class Evaluate:
     run: str = MISSING
     prompts: str | None = MISSING
+    split: str | None = MISSING
+    revision: str | None = MISSING
     steps: int | None = MISSING
     guidance_scale: float | None = MISSING
     seed: int | None = MISSING
@@ -118,7 +141,7 @@ class Compare:
     seed: int = MISSING
 
 
-SCHEMAS = {"train": Train, "evaluate": Evaluate, "compare": Compare}
+SCHEMAS = {"train": Train, "prepare": Prepare, "evaluate": Evaluate, "compare": Compare}
 
 
 def load(config: DictConfig, command: str) -> dict[str, Any]:
@@ -157,7 +180,7 @@ def typed(values: dict[str, Any], schema: type, where: str = "") -> dict[str, An
 
 def known_keys(command: str) -> set[str]:
     """Every key of a command's config in dotted form, with those that conf/ gives to the open blocks."""
-    return _dotted(SCHEMAS[command], "") | (_keys_of_open_blocks() if command == "train" else set())
+    return _dotted(SCHEMAS[command], "") | (_keys_of_open_blocks() if command in ("train", "prepare") else set())
 
 
 def _reject_unknown(values: dict[str, Any], schema: type, prefix: str) -> None:

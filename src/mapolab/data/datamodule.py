@@ -1,51 +1,67 @@
-"""The LightningDataModule: builds the cache, makes the loader, and carries the whole state of the data, one integer."""
+"""The LightningDataModule: opens or makes the cache, makes the loader, and carries the whole state of the data."""
 
 import signal
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from lightning.pytorch import LightningDataModule
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
-from mapolab.data import cache
-from mapolab.data.datasets import Draw, LatentPairs, PixelPairs
-from mapolab.data.order import PositionBatchSampler
-from mapolab.data.pairs import PairData
-from mapolab.errors import UserError
+from mapolab.data.buckets import BucketOrder
+from mapolab.data.datasets import Batch, LatentPairs, PairDataset, PixelPairs
+from mapolab.data.draw import Draw
+from mapolab.data.order import READERS, GlobalOrder, MicroSteps, Order, Selection, WindowOrder
+from mapolab.data.prepared.opened import PreparedCache
+from mapolab.data.prepared.prepare import prepare
+from mapolab.data.prepared.spec import CacheSpec
+from mapolab.data.records import Source
+from mapolab.errors import RunError, UserError
 from mapolab.models.sdxl import SDXL
 
 
 @dataclass(frozen=True)
 class LoaderSettings:
-    """The part of the config that shapes the batches. batch_size: pairs for one forward pass of one process."""
+    """The part of the config that shapes the batches.
+
+    batch_size: pairs for one forward pass of one process. window: least rows that are shuffled together; None: all.
+    cache: which prepared cache to train from, or None to read the images. weighted: losses have the rows' weights.
+    fixed_forward: what is in a forward pass matters, not only what is in an optimizer step.
+    """
 
     batch_size: int
     resolution: int
-    cached: bool
+    window: int | None
+    cache: CacheSpec | None = None
     num_workers: int = 0
-    sample_posterior: bool = False
+    weighted: bool = False
+    fixed_forward: bool = False
 
 
 class PairDataModule(LightningDataModule):
-    """Batches of preference pairs for exactly `max_steps` optimizer steps, from the position where the run stands.
+    """Batches of preferences for exactly `max_steps` optimizer steps, from the position where the run stands.
 
     One Lightning epoch lasts the whole run; passes over the data are the business of `data.order`. So there is no epoch
     end at which Lightning would restart the loader or cut an accumulation short.
     """
 
-    def __init__(self, data: PairData, sdxl: SDXL, draw: Draw, settings: LoaderSettings, cache_folder: Path):
+    def __init__(
+        self,
+        source: Source,
+        sdxl: SDXL,
+        selection: Selection,
+        draw: Draw,
+        settings: LoaderSettings,
+        cache_folder: Path,
+    ):
         super().__init__()
-        self.data, self.sdxl, self.draw, self.settings = data, sdxl, draw, settings
-        spec = cache.CacheSpec(
-            encoder_identity=sdxl.encoder_identity if settings.cached else "",
-            resolution=settings.resolution,
-            both_orientations=draw.flip_probability > 0,
-            with_std=settings.sample_posterior,
-        )
-        self.cache_spec, self.cache_file = spec, cache.cache_file(cache_folder, spec, data)
-        self.consumed_at_start = 0
-        self.dataset: Dataset | None = None
+        self.source, self.sdxl, self.selection, self.draw = source, sdxl, selection, draw
+        self.settings, self.cache_folder = settings, cache_folder
+        self.position = 0
+        self.dataset: PairDataset | None = None
 
     @property
     def samples_per_forward(self) -> int:
@@ -57,56 +73,87 @@ class PairDataModule(LightningDataModule):
         """Pairs in one optimizer step, over all ranks and accumulated forward passes."""
         return self.samples_per_forward * self.trainer.accumulate_grad_batches
 
-    def prepare_data(self) -> None:
-        """Encode the data set, on one process of each machine."""
-        if self.settings.cached:
-            device = self.trainer.strategy.root_device
-            cache.build(self.cache_file, self.cache_spec, self.data, self.sdxl, device)
-
     def setup(self, stage: str) -> None:
-        if self.settings.cached:
-            self.dataset = LatentPairs(self.data, cache.load(self.cache_file), self.draw)
-        else:
-            self.dataset = PixelPairs(self.data, self.settings.resolution, self.draw)
+        cache = self._cache(self.settings.cache) if self.settings.cache else None
+        shared = self.source, self._order(cache), self.selection, self.draw, self.settings.weighted
+        self.dataset = LatentPairs(*shared, cache) if cache else PixelPairs(*shared, self.settings.resolution)
 
     def train_dataloader(self) -> DataLoader:
-        trainer = self.trainer
-        sampler = PositionBatchSampler(
-            start=self.consumed_at_start,
-            stop=trainer.max_steps * self.samples_per_step,
-            batch_size=self.settings.batch_size,
+        trainer, settings = self.trainer, self.settings
+        accumulation = trainer.accumulate_grad_batches
+        micro_steps = MicroSteps(
+            self.dataset.order,
+            start=self.position,
+            done=trainer.global_step * accumulation,
+            total=trainer.max_steps * accumulation,
+            batch_size=settings.batch_size,
             rank=trainer.global_rank,
             world_size=trainer.world_size,
         )
         return DataLoader(
             self.dataset,
-            batch_sampler=sampler,
-            num_workers=self.settings.num_workers,
+            batch_sampler=micro_steps,
+            num_workers=settings.num_workers,
             collate_fn=_as_it_is,
             pin_memory=trainer.strategy.root_device.type == "cuda",
             worker_init_fn=_ignore_stop_signals,
         )
 
+    def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Note where the data stands. Called for a batch when its forward pass begins, not when it is fetched ahead."""
+        if "failure" in batch:
+            raise RunError(batch["failure"])
+        self.position = batch["next_position"]
+        return batch
+
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint keeps of the data. Checkpoints are taken between optimizer steps, so the count is exact."""
-        return self._layout() | {"consumed_samples": self.trainer.global_step * self.samples_per_step}
+        """What a checkpoint keeps of the data. Checkpoints are taken between steps, so the position is exact."""
+        return self._layout() | {"position": self.position}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue where the checkpoint stands. Raises UserError if data or batches are not as they were."""
         for name, now in self._layout().items():
-            if state_dict[name] != now:
+            if state_dict.get(name) != now:
                 raise UserError(
-                    f"The checkpoint was trained with {name.replace('_', ' ')} {state_dict[name]}, now it is {now}. "
+                    f"The checkpoint was trained with {name.replace('_', ' ')} {state_dict.get(name)}, now it is {now}. "
                     "Restore the data and batch settings, or start a new run with another output_dir."
                 )
-        self.consumed_at_start = state_dict["consumed_samples"]
+        self.position = state_dict["position"]
 
     def _layout(self) -> dict[str, Any]:
-        return {
-            "data_fingerprint": self.data.fingerprint,
-            "samples_per_forward": self.samples_per_forward,
-            "samples_per_step": self.samples_per_step,
-        }
+        layout = {"data_fingerprint": self.source.fingerprint, "samples_per_step": self.samples_per_step}
+        return layout | ({"samples_per_forward": self.samples_per_forward} if self.settings.fixed_forward else {})
+
+    def _cache(self, spec: CacheSpec) -> PreparedCache:
+        """The prepared cache; where it is not there, all ranks make it together."""
+        folder = self.cache_folder / spec.key
+        if not PreparedCache.is_complete(folder):
+            strategy = self.trainer.strategy
+            making = partial(prepare, self.source, spec, self.sdxl, strategy.root_device, folder)
+            making(part=self.trainer.global_rank, parts=self.trainer.world_size)
+            strategy.barrier()
+            if self.trainer.is_global_zero:
+                making()
+            strategy.barrier()
+        return PreparedCache.open(folder, spec)
+
+    def _order(self, cache: PreparedCache | None) -> Order:
+        seed, window = self.draw.seed, self.settings.window
+        if window is not None:
+            return WindowOrder(seed, self.source.block_sizes, window, partial(_used, self.source, self.selection))
+        if cache:
+            labels = cache.labels
+        else:
+            with ThreadPoolExecutor(READERS) as readers:
+                labels = np.concatenate(list(readers.map(self.source.labels, range(len(self.source.block_sizes)))))
+        rows = np.flatnonzero(self.selection.keeps(np.asarray(labels)))
+        if cache and self.settings.cache.aspect_buckets:
+            return BucketOrder(seed, rows, cache.buckets[rows], self.samples_per_forward)
+        return GlobalOrder(seed, rows)
+
+
+def _used(source: Source, selection: Selection, block: int) -> np.ndarray:
+    return selection.keeps(source.labels(block))
 
 
 def _as_it_is(batch: Any) -> Any:

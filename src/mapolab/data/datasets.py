@@ -1,113 +1,180 @@
-"""Two map-style data sets that turn a list of positions into one batch: from cached latents, or from the image files.
+"""Two map-style data sets that turn a micro-step's positions into one batch: from a prepared cache, or from the images.
 
 Both give the same batches (the second after `encode_batch`), a dict of
     positions             list of B ints
-    chosen_latents        (B, C, H, W) float32;  chosen_pixels (B, 3, R, R) before it is encoded
+    next_position         where the next micro-step begins: the state of the data
+    replaced              list of `Replaced`: the broken rows among the B, and what stands in for them
+    labels                (B,) float32: 1 the chosen image is preferred, or a single image liked; 0 disliked; 0.5 a tie
+    weights               (B,) float32: factors of the losses
+    chosen_latents        (B, C, H, W) float32;  chosen_pixels (B, 3, height, width) uint8 before it is encoded
     chosen_time_ids       (B, 6) float32
     rejected_...          the same, where the objective looks at rejected images
     prompt_embeds         (B, L, D) float32;     captions (list of B strings) before they are encoded
     pooled_prompt_embeds  (B, P) float32
+or, when a remote does not answer, of `failure` alone: a message. (An exception in a loader process would arrive as a
+traceback.)
 """
 
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from itertools import chain, islice
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from mapolab.data.cache import LatentCache, unique_images, unique_prompts
-from mapolab.data.images import decode, prepare
-from mapolab.data.order import sample_index
-from mapolab.data.pairs import PairData, digest
-from mapolab.diffusion.noise import draw_noise
+from mapolab.data.draw import POSTERIOR_STREAMS, Draw, sample_posterior
+from mapolab.data.images import BrokenImage, PreparedImage, load, to_pixel_values
+from mapolab.data.order import MicroStep, Order, Selection
+from mapolab.data.prepared.opened import PreparedCache
+from mapolab.data.reader import BlockReader
+from mapolab.data.records import Blocks, BrokenRow, Source
+from mapolab.data.replacement import MOST_TRIED, Replaced, replacements
+from mapolab.errors import RunError
 from mapolab.models.encoder import Encoder
-from mapolab.streams import Stream, generator
 
-POSTERIOR_STREAMS = {"chosen": Stream.POSTERIOR_CHOSEN, "rejected": Stream.POSTERIOR_REJECTED}
 Batch = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Draw:
-    """How samples are drawn: all of it is a function of (seed, position)."""
+class Sample:
+    """What stands at a position. sides: which image of the row (0 or 1) is on which side."""
 
-    seed: int
-    flip_probability: float = 0.0
-    sides: tuple[str, ...] = ("chosen", "rejected")
+    row: int
+    label: float
+    weight: float
+    sides: dict[str, int]
+    caption: str = ""
+    decoded: dict[str, PreparedImage] = field(default_factory=dict)
 
-    def flips(self, position: int) -> bool:
-        """Whether the pair at this position is mirrored, both images together."""
-        return (
-            self.flip_probability > 0 and generator(self.seed, Stream.FLIP, position).random() < self.flip_probability
+
+class PairDataset(Dataset, ABC):
+    """What both have in common: which sample stands at a position."""
+
+    def __init__(self, source: Source, order: Order, selection: Selection, draw: Draw, weighted: bool = False):
+        self.source, self.order, self.selection, self.draw, self.weighted = source, order, selection, draw, weighted
+        self.blocks = Blocks(source.block_sizes)
+
+    @abstractmethod
+    def labels(self, block: int) -> np.ndarray:
+        """(rows,) the labels of a block, as `Source.labels`."""
+
+    @abstractmethod
+    def sample(self, row: int, position: int) -> Sample:
+        """The sample that this row gives at this position. Raises BrokenRow."""
+
+    @abstractmethod
+    def contents(self, samples: list[Sample], positions: list[int]) -> Batch:
+        """The part of the batch that holds images and prompts."""
+
+    def __getitems__(self, step: MicroStep) -> Batch:
+        replaced: list[Replaced] = []
+        try:
+            samples = [self._sound_sample(position, replaced) for position in step.positions]
+            contents = self.contents(samples, step.positions)
+        except RunError as error:
+            return {"failure": str(error)}
+        return {
+            "positions": step.positions,
+            "next_position": step.end,
+            "replaced": replaced,
+            "labels": torch.tensor([sample.label for sample in samples], dtype=torch.float32),
+            "weights": torch.tensor([sample.weight if self.weighted else 1.0 for sample in samples]),
+            **contents,
+        }
+
+    def _sound_sample(self, position: int, replaced: list[Replaced]) -> Sample:
+        row = self.order.row(position)
+        reason = None
+        others = islice(replacements(row, self.blocks, self.labels, self.selection), MOST_TRIED)
+        for candidate in chain([row], others):
+            try:
+                sample = self.sample(candidate, position)
+            except BrokenRow as broken:
+                reason = reason or broken.reason
+                continue
+            if reason:
+                replaced.append(Replaced(position, row, self.source.name(row), reason, candidate))
+            return sample
+        raise RunError(
+            f"Neither {self.source.name(row)} ({reason}) nor any of the {MOST_TRIED} rows that could stand in for it is "
+            "sound. Fetch or write the data again; then the same command continues the run."
         )
 
 
-def sample_posterior(mean: Tensor, std: Tensor, seed: int, positions: list[int], side: str) -> Tensor:
-    """One sample of each image's posterior, (B, C, H, W), as f(seed, position)."""
-    noise = draw_noise(seed, positions, tuple(mean.shape[1:]), POSTERIOR_STREAMS[side])
-    return mean + std * noise.to(mean.device)
+class PixelPairs(PairDataset):
+    """Batches of decoded images and captions, for `encode_batch`. resolution: of the square crops, pixels."""
 
+    def __init__(self, source: Source, order: Order, selection: Selection, draw: Draw, weighted: bool, resolution: int):
+        super().__init__(source, order, selection, draw, weighted)
+        self.size = (resolution, resolution)
+        self.reader = BlockReader(source, order)
 
-class LatentPairs(Dataset):
-    """Batches from the cache of `data`, which may have had its labels flipped since."""
+    def labels(self, block: int) -> np.ndarray:
+        return self.source.labels(block)
 
-    def __init__(self, data: PairData, cache: LatentCache, draw: Draw):
-        self.cache, self.draw = cache, draw
-        prompts = {prompt: index for index, prompt in enumerate(unique_prompts(data))}
-        self.prompt_index = torch.tensor([prompts[record.caption] for record in data.records])
-        self.image_index = {side: self._image_index(data, side) for side in draw.sides}
+    def __getitems__(self, step: MicroStep) -> Batch:
+        self.reader.go_to(step.positions)
+        return super().__getitems__(step)
 
-    def _image_index(self, data: PairData, side: str) -> Tensor:
-        images = {name: index for index, name in enumerate(unique_images(data))}
-        return torch.tensor([images[digest(getattr(record, side))] for record in data.records])
+    def sample(self, row: int, position: int) -> Sample:
+        record = self.reader.record(row)
+        label, sides = self.draw.judged(position, record.label, len(record.images))
+        flip = self.draw.flips(position)
+        try:
+            decoded = {side: load(record.images[index].data, self.size, flip) for side, index in sides.items()}
+        except BrokenImage as broken:
+            raise BrokenRow(row, f"image {broken}") from None
+        return Sample(row, label, record.weight, sides, record.caption, decoded)
 
-    def __len__(self) -> int:
-        return len(self.prompt_index)
-
-    def __getitems__(self, positions: list[int]) -> Batch:
-        samples = torch.tensor([sample_index(self.draw.seed, position, len(self)) for position in positions])
-        flips = torch.tensor([self.draw.flips(position) for position in positions]).long()
-        prompts = self.prompt_index[samples]
-        batch: Batch = {
-            "positions": positions,
-            "prompt_embeds": self.cache.prompt_embeds[prompts],
-            "pooled_prompt_embeds": self.cache.pooled_prompt_embeds[prompts],
-        }
-        for side, index in self.image_index.items():
-            images = index[samples]
-            batch[f"{side}_latents"] = self._latents(images, flips, positions, side)
-            batch[f"{side}_time_ids"] = self.cache.time_ids[images]
+    def contents(self, samples: list[Sample], positions: list[int]) -> Batch:
+        batch: Batch = {"captions": [sample.caption for sample in samples]}
+        for side in samples[0].sides:
+            batch[f"{side}_pixels"] = torch.stack([sample.decoded[side].pixels for sample in samples])
+            batch[f"{side}_time_ids"] = torch.stack([sample.decoded[side].time_ids for sample in samples])
         return batch
 
-    def _latents(self, images: Tensor, flips: Tensor, positions: list[int], side: str) -> Tensor:
-        mean = self.cache.means[images, flips]
-        if self.cache.stds is None:
-            return mean
-        return sample_posterior(mean, self.cache.stds[images, flips], self.draw.seed, positions, side)
 
+class LatentPairs(PairDataset):
+    """Batches from a prepared cache of `source`; no image and no model is touched."""
 
-class PixelPairs(Dataset):
-    """Batches of decoded images and captions, for `encode_batch`."""
+    def __init__(
+        self,
+        source: Source,
+        order: Order,
+        selection: Selection,
+        draw: Draw,
+        weighted: bool,
+        cache: PreparedCache,
+    ):
+        super().__init__(source, order, selection, draw, weighted)
+        self.cache = cache
 
-    def __init__(self, data: PairData, resolution: int, draw: Draw):
-        self.data, self.resolution, self.draw = data, resolution, draw
+    def labels(self, block: int) -> np.ndarray:
+        rows = self.blocks.range(block)
+        return self.cache.labels[rows.start : rows.stop]
 
-    def __len__(self) -> int:
-        return len(self.data.records)
+    def sample(self, row: int, position: int) -> Sample:
+        label, sides = self.draw.judged(position, float(self.cache.labels[row]), self.source.images_per_row)
+        if reason := self.cache.fault(row, list(sides.values())):
+            raise BrokenRow(row, reason)
+        return Sample(row, label, float(self.cache.weights[row]), sides)
 
-    def __getitems__(self, positions: list[int]) -> Batch:
-        records = [self.data.records[sample_index(self.draw.seed, position, len(self))] for position in positions]
+    def contents(self, samples: list[Sample], positions: list[int]) -> Batch:
+        rows = [sample.row for sample in samples]
         flips = [self.draw.flips(position) for position in positions]
-        batch: Batch = {"positions": positions, "captions": [record.caption for record in records]}
-        for side in self.draw.sides:
-            images = [
-                prepare(decode(getattr(record, side), getattr(record, f"{side}_id")), self.resolution, flip)
-                for record, flip in zip(records, flips, strict=True)
-            ]
-            batch[f"{side}_pixels"] = torch.stack([image.pixel_values for image in images])
-            batch[f"{side}_time_ids"] = torch.stack([image.time_ids for image in images])
+        prompt_embeds, pooled_prompt_embeds = self.cache.prompts(rows)
+        batch: Batch = {"prompt_embeds": prompt_embeds, "pooled_prompt_embeds": pooled_prompt_embeds}
+        for side in samples[0].sides:
+            mean, std, time_ids = self.cache.images(rows, [sample.sides[side] for sample in samples], flips)
+            batch[f"{side}_latents"] = self._latents(mean, std, positions, side)
+            batch[f"{side}_time_ids"] = time_ids
         return batch
+
+    def _latents(self, mean: Tensor, std: Tensor | None, positions: list[int], side: str) -> Tensor:
+        return mean if std is None else sample_posterior(mean, std, self.draw.seed, positions, side)
 
 
 def encode_batch(batch: Batch, encoder: Encoder, seed: int, sample: bool) -> Batch:
@@ -115,15 +182,10 @@ def encode_batch(batch: Batch, encoder: Encoder, seed: int, sample: bool) -> Bat
 
     sample: draw from the VAE's posterior instead of taking its mean.
     """
-    prompt_embeds, pooled_prompt_embeds = encoder.encode_prompts(batch["captions"])
-    encoded = {
-        "positions": batch["positions"],
-        "prompt_embeds": prompt_embeds,
-        "pooled_prompt_embeds": pooled_prompt_embeds,
-    }
+    encoded = {name: value for name, value in batch.items() if name != "captions" and not name.endswith("_pixels")}
+    encoded["prompt_embeds"], encoded["pooled_prompt_embeds"] = encoder.encode_prompts(batch["captions"])
     for side in (side for side in POSTERIOR_STREAMS if f"{side}_pixels" in batch):
-        mean, std = encoder.encode_images(batch[f"{side}_pixels"])
+        mean, std = encoder.encode_images(to_pixel_values(batch[f"{side}_pixels"]))
         positions = batch["positions"]
         encoded[f"{side}_latents"] = sample_posterior(mean, std, seed, positions, side) if sample else mean
-        encoded[f"{side}_time_ids"] = batch[f"{side}_time_ids"]
     return encoded

@@ -41,11 +41,11 @@ def load(data: bytes, size: tuple[int, int], flip: bool = False) -> PreparedImag
     before resizing, the crop is in resized pixels of the image as it is seen, so of the mirrored one when `flip`.
     """
     height, width = size
-    image = _opened(data)
-    original_width, original_height = _upright_size(image)
+    image, sideways = _opened(data)
+    original_width, original_height = _upright_size(image, sideways)
     scale = max(width / original_width, height / original_height)
     resized = max(width, round(original_width * scale)), max(height, round(original_height * scale))
-    image = _decoded(image, resized)
+    image = _decoded(image, resized[::-1] if sideways else resized)
     if flip:
         image = ImageOps.mirror(image)
     if image.size != resized:
@@ -66,18 +66,19 @@ def to_pixel_values(pixels: Tensor) -> Tensor:
 
 def read_size(data: bytes) -> tuple[int, int]:
     """(width, height) of an image as it is seen, from its header alone. Raises BrokenImage."""
-    return _upright_size(_opened(data))
+    return _upright_size(*_opened(data))
 
 
-def _opened(data: bytes) -> Image.Image:
-    """The image with its header read and no pixel decoded."""
+def _opened(data: bytes) -> tuple[Image.Image, bool]:
+    """The image with its header read, and whether it lies on its side."""
     if not data:
-        raise BrokenImage("empty")
+        raise BrokenImage("missing or empty")
     try:
         with warnings.catch_warnings():
             # Pillow warns of sizes that only a decompression bomb has, and raises at twice that: both end here.
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             image = Image.open(io.BytesIO(data))
+        sideways = image.getexif().get(ORIENTATION) in SIDEWAYS
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         raise BrokenImage("too many pixels") from None
     except UnidentifiedImageError:
@@ -86,20 +87,21 @@ def _opened(data: bytes) -> Image.Image:
         raise BrokenImage(_reason(error)) from None
     if 0 in image.size:
         raise BrokenImage("of no size")
-    return image
+    return image, sideways
 
 
-def _upright_size(image: Image.Image) -> tuple[int, int]:
-    width, height = image.size
-    return (height, width) if image.getexif().get(ORIENTATION) in SIDEWAYS else (width, height)
+def _upright_size(image: Image.Image, sideways: bool) -> tuple[int, int]:
+    """(width, height)."""
+    return image.size[::-1] if sideways else image.size
 
 
 def _decoded(image: Image.Image, target: tuple[int, int]) -> Image.Image:
-    """The image upright, in a mode that can be resized. It may be smaller than it was; see DECODED_AT_LEAST."""
-    sideways = image.getexif().get(ORIENTATION) in SIDEWAYS
-    wanted = tuple(DECODED_AT_LEAST * side for side in (reversed(target) if sideways else target))
+    """The image upright, in a mode that can be resized; smaller than it was where it is much larger than the target.
+
+    target: (width, height) as the image lies.
+    """
     try:
-        image.draft(None, wanted)
+        image.draft(None, (DECODED_AT_LEAST * target[0], DECODED_AT_LEAST * target[1]))
         image.load()
         image = ImageOps.exif_transpose(image)
         if image.mode.startswith("I"):  # 16 bits

@@ -1,7 +1,7 @@
 """What every source of preferences gives: one typed record a row, whatever the files look like."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -41,20 +41,6 @@ class Record:
     images: tuple[EncodedImage, ...]
     label: float
     weight: float = 1.0
-
-    @property
-    def chosen(self) -> EncodedImage:
-        """The preferred image; of a tie the first; the only one of a single-image row, liked or not."""
-        return self.images[1] if self.label == 0 and len(self.images) == 2 else self.images[0]
-
-    @property
-    def rejected(self) -> EncodedImage:
-        """The other one of a pair."""
-        return self.images[0] if self.label == 0 else self.images[1]
-
-    def with_label(self, label: float) -> "Record":
-        """The same images judged otherwise."""
-        return replace(self, label=label)
 
 
 class BrokenRow(Exception):
@@ -129,6 +115,8 @@ class Blocks:
 
 class Records(Protocol):
     """The rows of one block, in memory."""
+
+    nbytes: int  # how much memory they take
 
     def __len__(self) -> int: ...
 

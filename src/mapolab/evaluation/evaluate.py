@@ -17,7 +17,7 @@ from mapolab.evaluation.generation import generate, load_pictures, load_pipeline
 from mapolab.evaluation.prompts import read_prompts
 from mapolab.evaluation.scorer import Scorer, build_scorers
 
-OVERRIDABLE = ("prompts", "steps", "guidance_scale", "seed", "batch_size")
+OVERRIDABLE = ("prompts", "split", "revision", "steps", "guidance_scale", "seed", "batch_size")
 
 
 def evaluate(config: dict) -> Path:
@@ -31,7 +31,8 @@ def evaluate(config: dict) -> Path:
     options = run_config["evaluation"] | {key: config[key] for key in OVERRIDABLE if config.get(key) is not None}
     if not options["prompts"]:
         raise UserError("There are no prompts to draw. Give prompts=<a .csv or .txt file>.")
-    prompts = read_prompts(options["prompts"])
+    index_folder = Path(run_config["data"]["cache_folder"] or Path(run_config["output_root"]) / ".cache")
+    prompts = read_prompts(options["prompts"], options["split"], options["revision"], index_folder)
     scorers = build_scorers(options["scorers"], options["target_style"])
     settings = _settings(options, prompts, scorers)
     base = _base_folder(run, run_config)

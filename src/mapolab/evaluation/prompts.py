@@ -1,20 +1,28 @@
-"""Prompt sets: a CSV file with a ``prompt`` column, or a text file with one prompt a line."""
+"""Prompt sets: a CSV file with a ``prompt`` column, a text file with one prompt a line, or the captions of a data set."""
 
 from __future__ import annotations
 
 import csv
+from collections.abc import Iterator
 from pathlib import Path
 
+from mapolab.data.records import RowText
+from mapolab.data.sources.open import open_source
 from mapolab.errors import UserError
 from mapolab.paths import resolve
 
 
-def read_prompts(source: str) -> list[str]:
-    """The prompts of a file, in its order.
+def read_prompts(source: str, split: str | None, revision: str | None, cache_folder: Path) -> list[str]:
+    """The prompts of a file in its order, or the different captions of a data set (as `data.path` names one) in theirs.
 
+    split, revision: of the data set. cache_folder: where its index is kept.
     Raises UserError when the file is missing, not UTF-8, has no ``prompt`` column or holds no prompt.
     """
     path = Path(resolve(source))
+    if path.suffix not in (".csv", ".txt"):
+        return list(
+            dict.fromkeys(text.caption for text in _texts(source, split, revision, cache_folder) if text.caption)
+        )
     if not path.is_file():
         raise UserError(f"evaluation.prompts is {source}, but there is no such file. Name a .csv or a .txt file.")
     try:
@@ -26,6 +34,29 @@ def read_prompts(source: str) -> list[str]:
     if not prompts:
         raise UserError(f"{source} holds no prompt. Write one prompt a line, or a column named prompt.")
     return prompts
+
+
+def held_out(source: str | None, split: str | None, revision: str | None, cache_folder: Path) -> tuple[list, list]:
+    """The prompts that a run will be evaluated on, and the ids of the images that belong to them in a data set.
+
+    Both are empty where no prompts are named.
+    """
+    if source is None:
+        return [], []
+    if Path(source).suffix in (".csv", ".txt"):
+        return read_prompts(source, split, revision, cache_folder), []
+    texts = list(_texts(source, split, revision, cache_folder))
+    prompts = dict.fromkeys(text.caption for text in texts if text.caption)
+    return list(prompts), sorted({name for text in texts for name in text.image_ids})
+
+
+def _texts(source: str, split: str | None, revision: str | None, cache_folder: Path) -> Iterator[RowText]:
+    try:
+        opened = open_source(source, split, revision, cache_folder, download_cache_gb=0)
+    except UserError as error:
+        raise UserError(f"evaluation.prompts={source}, evaluation.split={split}: {error}") from None
+    for block in range(len(opened.block_sizes)):
+        yield from opened.texts(block)
 
 
 def _column(text: str, source: str) -> list[str]:

@@ -27,6 +27,23 @@ class Encoder:
             model.to(device)
         return self
 
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.vae.device
+
+    def values_per_image(self, resolution: int) -> int:
+        """Numbers in the latents of an image of resolution^2 pixels."""
+        side = resolution // 2 ** (len(self.vae.config.block_out_channels) - 1)
+        return self.vae.config.latent_channels * side * side
+
+    @property
+    def values_per_prompt(self) -> int:
+        """Numbers in the embeddings of a prompt, the pooled one included."""
+        tokens = self.text.tokenizers[0].model_max_length
+        widths = [model.config.hidden_size for model in self.text.models]
+        return tokens * sum(widths) + self.text.models[1].config.projection_dim
+
     @torch.no_grad()
     def encode_images(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of the latents of (N, 3, R, R) images: two (N, C, R/f, R/f), scaled for the UNet.
@@ -40,7 +57,7 @@ class Encoder:
 
     def encode_prompts(self, prompts: list[str]) -> tuple[Tensor, Tensor]:
         """prompt_embeds (B, L, D) and pooled_prompt_embeds (B, P)."""
-        with torch.autocast(self.vae.device.type, enabled=False):
+        with torch.autocast(self.device.type, enabled=False):
             return encode_prompts(self.text, prompts)
 
     def _normalisation(self, device: torch.device) -> tuple[Tensor | float, Tensor | float]:

@@ -128,7 +128,7 @@ def error_logs(errors: PairErrors) -> dict[str, Tensor]:
 def margin_logs(margin: Tensor, labels: Tensor) -> dict[str, Tensor]:
     """margin, labels: (B,).
 
-    Half a win is a pair that the model does not tell apart, as at the start with a reference, or the annotators did not.
+    Half a win is a pair that the model does not tell apart, as at the start with a reference, or that is a tie.
     """
     undecided = (margin == 0) | (labels == 0.5)
     wins = torch.where(undecided, 0.5, (margin > 0).double())

@@ -4,7 +4,7 @@ import contextlib
 import logging
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,20 +18,19 @@ from mapolab import objectives
 from mapolab.config.identity import run_folder
 from mapolab.config.instantiate import instantiate
 from mapolab.config.printing import print_tree
-from mapolab.data.datamodule import LoaderSettings, PairDataModule
-from mapolab.data.datasets import Draw
-from mapolab.data.pairs import PairData, read_pairs
+from mapolab.data.records import Source
 from mapolab.errors import Interrupted, UserError
 from mapolab.models.encoder import Encoder
 from mapolab.models.reference import DTYPES, FrozenCopy
 from mapolab.models.sdxl import SDXL
-from mapolab.paths import resolve
 from mapolab.runs import RunFolder, label, timestamp
 from mapolab.training.checkpoint import FolderCheckpointIO, FolderWriter, write_unet
+from mapolab.training.data import build_datamodule, check_held_out, open_data
 from mapolab.training.ema import ExponentialMovingAverage
 from mapolab.training.metrics import MetricsFile, StepMetrics, summary
 from mapolab.training.module import AlignmentModule, unet_config
 from mapolab.training.progress import progress_callbacks
+from mapolab.training.replaced import BrokenRows
 from mapolab.training.resume import CheckpointFolder
 from mapolab.training.saving import SaveAndStop
 from mapolab.training.stopping import StopRequest
@@ -76,7 +75,11 @@ def _train_as_owner(config: dict[str, Any], folder: RunFolder) -> None:
     # Before the folder is claimed: a mistake found here can be corrected with the same output_dir.
     parts = prepare(config)
     folder.claim(config)
-    folder.update(data_fingerprint=parts.data.fingerprint, notes=_notes(config))
+    folder.update(
+        data_fingerprint=parts.source.fingerprint,
+        broken_files=[asdict(item) for item in parts.source.broken_files],
+        notes=[*parts.notes, *_notes(config)],
+    )
     CheckpointFolder(folder.path / "checkpoints").sweep()
     status = "failed"
     try:
@@ -93,24 +96,20 @@ def _train_as_owner(config: dict[str, Any], folder: RunFolder) -> None:
 
 @dataclass(frozen=True)
 class Parts:
-    """What is checked before any model is loaded."""
+    """What is checked before any model is loaded. notes: what of it a reader of the results should know."""
 
     objective: Any
-    data: PairData
+    source: Source
     sdxl: SDXL
+    notes: tuple[str, ...] = ()
 
 
 def prepare(config: dict[str, Any]) -> Parts:
-    """Build the objective, read the pairs, find the model. Raises UserError for what does not fit together."""
+    """Build the objective, index the data, find the model. Raises UserError for what does not fit together."""
     objective = objectives.build(**config["objective"])
-    data = read_pairs(resolve(config["data"]["path"]))
-    if objective.needs_rejected and not data.has_rejected:
-        raise UserError(
-            f"The objective {config['objective']['name']} compares chosen with rejected images, but "
-            f"{config['data']['path']} has none. Use objective=sft, or data with pairs."
-        )
-    data = data.with_flipped_labels(config["data"]["label_flip_probability"], config["seed"])
-    return Parts(objective, data, SDXL.from_config(config["model"]))
+    source = open_data(config, objective)
+    note = check_held_out(config, source)
+    return Parts(objective, source, SDXL.from_config(config["model"]), (note,) if note else ())
 
 
 def _fit(config: dict[str, Any], parts: Parts, path: Path, stop: StopRequest) -> None:
@@ -123,9 +122,12 @@ def _fit(config: dict[str, Any], parts: Parts, path: Path, stop: StopRequest) ->
     ema = ExponentialMovingAverage(settings["ema_decay"]) if settings["ema_decay"] else None
     display = progress_callbacks(settings["progress"], metrics, label(config["objective"]), settings["log_every"])
     saving = SaveAndStop(checkpoints, settings["checkpoint_every"], settings["keep_checkpoints"], stop)
-    callbacks = [callback for callback in (ema, metrics, *display, saving) if callback is not None]
+    datamodule = build_datamodule(config, parts.objective, parts.source, parts.sdxl)
+    broken = BrokenRows(path / "broken_rows.csv", config["data"]["max_broken_share"], parts.source)
+    broken.check_files()
+    callbacks = [callback for callback in (ema, metrics, *display, broken, saving) if callback is not None]
     trainer = make_trainer(config, path, callbacks)
-    trainer.fit(module, _datamodule(config, parts), ckpt_path=checkpoints.newest_sound())
+    trainer.fit(module, datamodule, ckpt_path=checkpoints.newest_sound())
     if trainer.is_global_zero:
         weights = ema.weights if ema else module.unet.state_dict()
         with FolderWriter(path / "unet") as target:
@@ -146,7 +148,7 @@ def make_trainer(config: dict[str, Any], path: Path, callbacks: list[Callback]) 
             plugins=[FolderCheckpointIO()],
             logger=_logger(config["logger"], path) if config["logger"] else False,
             default_root_dir=path,
-            use_distributed_sampler=False,  # positions are dealt out to ranks by PositionBatchSampler
+            use_distributed_sampler=False,  # positions are dealt out to ranks by MicroSteps
             enable_progress_bar=False,
             enable_model_summary=False,
         )
@@ -159,20 +161,6 @@ def _logger(logger: dict[str, Any], path: Path) -> Any:
     # W&B would otherwise count every continued run as a new one.
     same_run = {"id": path.name, "resume": "allow"} if logger["_target_"].endswith("WandbLogger") else {}
     return instantiate(logger, save_dir=str(path), **same_run)
-
-
-def _datamodule(config: dict[str, Any], parts: Parts) -> PairDataModule:
-    data = config["data"]
-    sides = ("chosen", "rejected") if parts.objective.needs_rejected else ("chosen",)
-    draw = Draw(config["seed"], data["flip_probability"], sides)
-    settings = LoaderSettings(
-        batch_size=data["batch_size"],
-        resolution=data["resolution"],
-        cached=data["cache"],
-        num_workers=data["num_workers"],
-        sample_posterior=data["vae_posterior"] == "sample",
-    )
-    return PairDataModule(parts.data, parts.sdxl, draw, settings, Path(config["output_root"]) / ".cache")
 
 
 def _module(config: dict[str, Any], parts: Parts) -> AlignmentModule:
@@ -197,9 +185,15 @@ def _module(config: dict[str, Any], parts: Parts) -> AlignmentModule:
 
 def _notes(config: dict[str, Any]) -> list[str]:
     """What a reader of the results should know about this run."""
-    notes = []
-    if config["data"]["label_flip_probability"]:
-        notes.append(f"labels flipped with probability {config['data']['label_flip_probability']}")
+    data, notes = config["data"], []
+    if data["label_flip_probability"]:
+        notes.append(f"labels flipped with probability {data['label_flip_probability']}")
+    if data["label_noise_probability"]:
+        notes.append(f"labels replaced by a coin toss with probability {data['label_noise_probability']}")
+    if data["ties"] == "keep":
+        notes.append("ties kept")
+    if data["weights"] == "per_prompt":
+        notes.append("each pair weighted by 1 / number of pairs of its prompt")
     if config["trainer"]["ema_decay"]:
         notes.append(f"final weights are an average, decay {config['trainer']['ema_decay']}")
     return notes

@@ -1,0 +1,60 @@
+"""What is drawn for the sample at a position: all of it is a function of (seed, position)."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from mapolab.data.records import TIE
+from mapolab.diffusion.noise import draw_noise
+from mapolab.streams import Stream, generator
+
+POSTERIOR_STREAMS = {"chosen": Stream.POSTERIOR_CHOSEN, "rejected": Stream.POSTERIOR_REJECTED}
+
+
+@dataclass(frozen=True)
+class Draw:
+    """How samples are drawn.
+
+    sides: the images of a row that the objective looks at; of a single image `chosen` alone, liked or not.
+    label_noise_probability: that a label is a coin toss; label_flip_probability: that it is turned round. Ties stay.
+    """
+
+    seed: int
+    sides: tuple[str, ...] = ("chosen", "rejected")
+    flip_probability: float = 0.0
+    label_flip_probability: float = 0.0
+    label_noise_probability: float = 0.0
+
+    def flips(self, position: int) -> bool:
+        """Whether the images at this position are mirrored, both of a pair together."""
+        return self._happens(Stream.FLIP, position, self.flip_probability)
+
+    def label(self, position: int, label: float) -> float:
+        """The label that the run sees at this position, instead of the annotator's."""
+        if label == TIE:
+            return label
+        if self._happens(Stream.LABEL_NOISE, position, self.label_noise_probability):
+            # The second number of the stream; the first has decided that there is noise.
+            label = float(generator(self.seed, Stream.LABEL_NOISE, position).random(2)[1] < 0.5)
+        return 1 - label if self._happens(Stream.LABEL_FLIP, position, self.label_flip_probability) else label
+
+    def judged(self, position: int, label: float, images: int) -> tuple[float, dict[str, int]]:
+        """The label of a sample in its batch, and which image of the row (0 or 1) is on which side.
+
+        A pair is put with the preferred image as `chosen` and then labelled 1, or TIE; a single image keeps its label.
+        """
+        label = self.label(position, label)
+        if images == 1:
+            return label, {"chosen": 0}
+        chosen = 1 if label == 0 else 0
+        sides = {"chosen": chosen, "rejected": 1 - chosen}
+        return TIE if label == TIE else 1.0, {side: sides[side] for side in self.sides}
+
+    def _happens(self, stream: Stream, position: int, probability: float) -> bool:
+        return probability > 0 and generator(self.seed, stream, position).random() < probability
+
+
+def sample_posterior(mean: Tensor, std: Tensor, seed: int, positions: list[int], side: str) -> Tensor:
+    """One sample of each image's posterior, (B, C, H, W), as f(seed, position)."""
+    noise = draw_noise(seed, positions, tuple(mean.shape[1:]), POSTERIOR_STREAMS[side])
+    return mean + std * noise.to(mean.device)

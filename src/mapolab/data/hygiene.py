@@ -1,0 +1,68 @@
+"""Split hygiene: does the training data hold prompts or images that the run will be judged on?"""
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from mapolab.data.records import Source
+from mapolab.errors import UserError
+from mapolab.files import read_json, short_hash, write_json
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """How many different prompts and images of the evaluation the training data holds, in how many rows."""
+
+    prompts: int
+    images: int
+    rows: int
+    example: str
+
+    def __str__(self) -> str:
+        return f"{self.prompts} prompts and {self.images} images of the evaluation, in {self.rows} rows"
+
+
+def overlap(source: Source, prompts: Iterable[str], image_ids: Iterable[str]) -> Overlap:
+    """Compare block by block: captions regardless of case and spacing, images by id. No image is read."""
+    held_prompts, held_images = {_plain(prompt) for prompt in prompts}, set(image_ids)
+    found_prompts: set[str] = set()
+    found_images: set[str] = set()
+    rows, example = 0, ""
+    for block in range(len(source.block_sizes)):
+        for text in source.texts(block):
+            same_prompt = text.caption is not None and _plain(text.caption) in held_prompts
+            same_images = held_images.intersection(text.image_ids)
+            if same_prompt:
+                found_prompts.add(_plain(text.caption or ""))
+            found_images |= same_images
+            if same_prompt or same_images:
+                rows += 1
+                example = example or text.caption or ""
+    return Overlap(len(found_prompts), len(found_images), rows, example)
+
+
+def check_split(source: Source, prompts: list[str], image_ids: list[str], allowed: bool, kept_in: Path) -> str | None:
+    """Raise UserError if the data overlaps with what is held out, unless that is allowed.
+
+    The result is kept under `kept_in`, so that one pass over the captions is enough for all later runs. Returns a note for
+    the manifest where an overlap was allowed.
+    """
+    file = kept_in / f"{short_hash([source.fingerprint, prompts, image_ids])}.json"
+    try:
+        found = Overlap(**read_json(file))
+    except (OSError, ValueError, TypeError):
+        found = overlap(source, prompts, image_ids)
+        write_json(file, asdict(found))
+    if not found.rows:
+        return None
+    if not allowed:
+        raise UserError(
+            f"The training data shares {found}, such as {found.example[:80]!r}: the scores would measure memory. Train on "
+            "another split (data.split), evaluate on other prompts, or set data.allow_overlap=true; the manifest then "
+            "says so."
+        )
+    return f"trained on {found} (data.allow_overlap)"
+
+
+def _plain(prompt: str) -> str:
+    return " ".join(prompt.split()).casefold()

@@ -1,0 +1,113 @@
+"""A finished cache, as training reads it."""
+
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mapolab.data.prepared.finish import MANIFEST, ROWS
+from mapolab.data.prepared.spec import CacheSpec
+from mapolab.data.prepared.units import Unit
+from mapolab.errors import UserError
+from mapolab.files import read_json
+
+OPEN_SHARDS = 1024  # mapped at once by one process
+
+
+class PreparedCache:
+    """Encoded images and prompts by row. Everything is mapped into memory: opening reads next to nothing.
+
+    labels, weights: (N,) float64, as the source has them. buckets: (N,) int64, number of the row's shape.
+    """
+
+    def __init__(self, folder: Path, manifest: dict[str, Any]):
+        self.folder, self.manifest = folder, manifest
+        self._map()
+
+    @classmethod
+    def open(cls, folder: Path, spec: CacheSpec) -> "PreparedCache":
+        """Raises UserError for a cache that is not there, not whole, or not made from what `spec` says."""
+        try:
+            manifest = read_json(folder / MANIFEST)
+        except (OSError, ValueError):
+            raise UserError(f"{folder} holds no finished cache. Make it with `mapolab prepare`.") from None
+        spec.check(folder, manifest)
+        if damaged := cls._damaged(folder, manifest):
+            raise UserError(f"The cache's file {damaged} is cut off or missing. `mapolab prepare` makes it again.")
+        return cls(folder, manifest)
+
+    @classmethod
+    def is_complete(cls, folder: Path) -> bool:
+        """Whether the folder holds a finished cache whose files have their sizes."""
+        try:
+            return cls._damaged(folder, read_json(folder / MANIFEST)) is None
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
+
+    @staticmethod
+    def _damaged(folder: Path, manifest: dict[str, Any]) -> Path | None:
+        for name, note in manifest["files"].items():
+            file = folder / name
+            if not file.is_file() or file.stat().st_size != note["bytes"]:
+                return file
+        return None
+
+    def fault(self, row: int, places: list[int]) -> str | None:
+        """Why a row, or the images at these places in it, cannot be used; None if they can."""
+        if self.prompts_of_rows[row] < 0:
+            return "no caption, or a broken label"
+        for image in self.images_of_rows[row, places].tolist():
+            if not self.sound[image]:
+                return self.broken[str(image)]
+        return None
+
+    def prompts(self, rows: list[int]) -> tuple[Tensor, Tensor]:
+        """prompt_embeds (B, L, D) and pooled_prompt_embeds (B, P) float32."""
+        found = [divmod(number, self.manifest["prompts_per_shard"]) for number in self.prompts_of_rows[rows].tolist()]
+        shards = [(self._shard("prompts", shard), place) for shard, place in found]
+        embeds, pooled = (
+            torch.stack([shard[name][place] for shard, place in shards]).float()
+            for name in ("prompt_embeds", "pooled_prompt_embeds")
+        )
+        return embeds, pooled
+
+    def images(self, rows: list[int], places: list[int], mirrored: list[bool]) -> tuple[Tensor, Tensor | None, Tensor]:
+        """Mean and standard deviation (None if only means are kept) of the latents, (B, C, H, W), and time_ids, (B, 6)."""
+        images = self.images_of_rows[rows, places]
+        found = []
+        for image, flip in zip(images.tolist(), mirrored, strict=True):
+            shard = self._shard("images", image // self.manifest["images_per_shard"])
+            found.append((shard, int(self.bucket[image]), (int(self.place[image]), int(flip))))
+        means = torch.stack([shard[f"means/{bucket}"][place] for shard, bucket, place in found]).float()
+        stds = None
+        if self.manifest["with_std"]:
+            stds = torch.stack([shard[f"stds/{bucket}"][place] for shard, bucket, place in found]).float()
+        return means, stds, self.time_ids[images]
+
+    def _shard(self, kind: str, number: int) -> dict[str, Tensor]:
+        key = kind, number
+        if key not in self._open:
+            while len(self._open) >= OPEN_SHARDS:
+                self._open.popitem(last=False)
+            self._open[key] = Unit(self.folder / kind / f"{number:05d}.safetensors").read()
+        self._open.move_to_end(key)
+        return self._open[key]
+
+    def _map(self) -> None:
+        self._open: OrderedDict[tuple[str, int], dict[str, Tensor]] = OrderedDict()
+        rows = Unit(self.folder / ROWS)
+        tensors = rows.read()
+        self.broken: dict[str, str] = (rows.note() or {})["broken"]
+        self.labels, self.weights, self.buckets = (tensors[name].numpy() for name in ("labels", "weights", "buckets"))
+        self.images_of_rows, self.prompts_of_rows = tensors["images"], tensors["prompts"]
+        self.time_ids, self.place = tensors["time_ids"], tensors["place"]
+        self.sound, self.bucket = tensors["sound"], tensors["bucket"]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"folder": self.folder, "manifest": self.manifest}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ = dict(state)
+        self._map()

@@ -1,0 +1,142 @@
+"""Making a cache, or what is missing of it."""
+
+import shutil
+import sys
+from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from mapolab.data.prepared import encode, scan
+from mapolab.data.prepared.finish import MANIFEST, finish
+from mapolab.data.prepared.plan import Plan, image_units, make_plan, prompt_units
+from mapolab.data.prepared.progress import Progress, amount
+from mapolab.data.prepared.spec import DTYPES, CacheSpec
+from mapolab.data.prepared.units import Unit
+from mapolab.data.records import Source
+from mapolab.errors import UserError
+from mapolab.files import read_json, write_json
+from mapolab.models.encoder import Encoder
+from mapolab.models.sdxl import SDXL
+
+INGREDIENTS = "ingredients.json"
+Work = tuple[Unit, int, Callable[[], None]]
+
+
+def prepare(
+    source: Source,
+    spec: CacheSpec,
+    sdxl: SDXL,
+    device: torch.device,
+    folder: Path,
+    part: int = 0,
+    parts: int = 1,
+    verify: bool = False,
+) -> bool:
+    """Make this part's share of the cache in `folder`; what is there already stays. Returns whether all parts are there.
+
+    Any number of processes may work at once, each on its part of `parts`; the one that finds all of them done writes the
+    manifest. verify: compare all that is there with its checksums, instead of its sizes alone.
+    Raises UserError for a folder with another cache, a disk too small, models that cannot be loaded.
+    """
+    _claim(folder, spec)
+    if verify:
+        _drop_damaged(folder)
+    _scan(source, spec, folder, part, parts)
+    scanned = scan.load_scan(scan.units(folder, source))
+    plan = make_plan(scanned, spec.resolution)
+    images, prompts = image_units(folder, plan), prompt_units(folder, plan)
+    mine = _share([*images, *prompts], part, parts)
+    if any(unit.note() is None for unit in mine):
+        encoder = Encoder.load(sdxl).to(device)
+        _announce(source, spec, plan, encoder, folder, part, parts)
+        _work(_image_work(source, spec, plan, encoder, images), mine, "images")
+        _work(_prompt_work(source, spec, plan, encoder, prompts), mine, "prompts")
+    missing = sum(unit.note() is None for unit in [*images, *prompts])
+    if missing:
+        print(f"Part {part} of {parts} is done; {missing} shards of other parts are still to come.", flush=True)
+        return False
+    if not (folder / MANIFEST).exists():
+        finish(folder, spec, plan, scanned, images, prompts)
+        _report(folder)
+    return True
+
+
+def _claim(folder: Path, spec: CacheSpec) -> None:
+    """Say beforehand what the folder is for, so that two different caches never share one."""
+    file = folder / INGREDIENTS
+    if file.exists():
+        spec.check(folder, read_json(file))
+    else:
+        write_json(file, spec.ingredients)
+
+
+def _drop_damaged(folder: Path) -> None:
+    """Remove the notes of units whose content is not what was written: they are then made again."""
+    for note in sorted(folder.glob("*/*.json")):
+        unit = Unit(note.with_suffix(".safetensors"))
+        if not unit.is_sound():
+            print(f"{unit.path} is damaged; it is made again.", file=sys.stderr, flush=True)
+            note.unlink()
+            (folder / MANIFEST).unlink(missing_ok=True)
+
+
+def _scan(source: Source, spec: CacheSpec, folder: Path, part: int, parts: int) -> None:
+    """Do what is missing of the scan. Every process needs all of it, so each begins elsewhere and takes what it finds."""
+    pairs = list(zip(scan.units(folder, source), scan.ranges(source), strict=True))
+    begin = len(pairs) * part // parts
+    for unit, blocks in pairs[begin:] + pairs[:begin]:
+        if unit.note() is None:
+            scan.scan_blocks(source, spec, blocks, unit)
+
+
+def _share(units: list[Unit], part: int, parts: int) -> list[Unit]:
+    return units[part::parts]
+
+
+def _image_work(source: Source, spec: CacheSpec, plan: Plan, encoder: Encoder, units: list[Unit]) -> Iterable[Work]:
+    for unit, images in zip(units, plan.image_shards, strict=True):
+        yield unit, len(images), partial(encode.encode_images, source, plan, spec, images, encoder, unit)
+
+
+def _prompt_work(source: Source, spec: CacheSpec, plan: Plan, encoder: Encoder, units: list[Unit]) -> Iterable[Work]:
+    for unit, prompts in zip(units, plan.prompt_shards, strict=True):
+        yield unit, len(prompts), partial(encode.encode_prompts, source, plan, spec, prompts, encoder, unit)
+
+
+def _work(work: Iterable[Work], mine: list[Unit], what: str) -> None:
+    paths = {unit.path for unit in mine}
+    todo = [(size, make) for unit, size, make in work if unit.path in paths and unit.note() is None]
+    with Progress(what, sum(size for size, _ in todo)) as progress:
+        for size, make in todo:
+            make()
+            progress.advance(size)
+
+
+def _announce(
+    source: Source, spec: CacheSpec, plan: Plan, encoder: Encoder, folder: Path, part: int, parts: int
+) -> None:
+    """Say how much there is to do and how large it will be. Raises UserError if the disk has no room for it."""
+    images, prompts = len(plan.image_rows), len(plan.prompt_rows)
+    values = images * len(spec.orientations) * (2 if spec.with_std else 1) * encoder.values_per_image(spec.resolution)
+    size = (values + prompts * encoder.values_per_prompt) * DTYPES[spec.dtype].itemsize
+    share = f" Part {part} of {parts}." if parts > 1 else ""
+    print(
+        f"Encoding {images} images and {prompts} prompts of {sum(source.block_sizes)} rows once, for this and later runs: "
+        f"about {amount(size)} in {folder}.{share}",
+        flush=True,
+    )
+    there = sum(file.stat().st_size for file in folder.rglob("*.safetensors"))
+    free = shutil.disk_usage(folder).free
+    if size - there > free:
+        raise UserError(
+            f"The cache takes about {amount(size)}, but the disk of {folder} has only {amount(free)} free. Choose another "
+            "data.cache_folder, data.cache_dtype=float16, or data.vae_posterior=mean."
+        )
+
+
+def _report(folder: Path) -> None:
+    manifest = read_json(folder / MANIFEST)
+    broken = f" {manifest['broken_images']} images are broken." if manifest["broken_images"] else ""
+    print(f"The cache is complete: {amount(manifest['bytes'])} in {folder}.{broken}", flush=True)

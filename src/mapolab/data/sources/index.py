@@ -1,0 +1,138 @@
+"""The index of a parquet data set: how many rows stand where, read from the files' footers alone, and kept.
+
+A footer lists a file's row groups with their offsets, sizes and the columns' least and greatest values. So its hash names
+the file's content well enough to notice an exchanged or re-written file, and no row has to be read for it.
+"""
+
+import hashlib
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import pyarrow as pa
+import pyarrow.parquet as parquet
+
+from mapolab.data.records import BrokenFile
+from mapolab.data.sources.locate import Located
+from mapolab.data.sources.remote import DataFile
+from mapolab.errors import UserError
+from mapolab.files import read_json, short_hash, write_json
+
+NEEDED = ("caption", "jpg_0")
+OPTIONAL = ("jpg_1", "label_0", "has_label", "image_0_uid", "image_1_uid", "num_example_per_prompt")
+READERS = 16  # footers fetched at once
+TAIL = 1 << 16  # bytes read first; most footers fit
+# A row group is held in memory as a whole by every loader process.
+LARGEST_ROW_GROUP = 1 << 30
+VERSION = 1  # of the kept file
+
+
+@dataclass(frozen=True)
+class IndexedFile:
+    """A parquet file. row_groups: rows of each. footer: hash of its footer."""
+
+    file: DataFile
+    row_groups: tuple[int, ...]
+    columns: tuple[str, ...]
+    footer: str
+
+
+@dataclass(frozen=True)
+class Index:
+    """All files of a data set in the order of their names, sound and broken ones."""
+
+    files: tuple[IndexedFile, ...]
+    broken: tuple[BrokenFile, ...]
+
+    @property
+    def fingerprint(self) -> str:
+        """Names the content; the same wherever the files lie."""
+        return short_hash([[(item.file.size, item.footer) for item in self.files], [item.name for item in self.broken]])
+
+    @property
+    def columns(self) -> frozenset[str]:
+        """The columns that all files have."""
+        return frozenset.intersection(*(frozenset(item.columns) for item in self.files))
+
+
+def load_index(located: Located, open_file: Callable[[DataFile], BinaryIO], folder: Path) -> Index:
+    """The kept index of these files, or a new one from their footers, which is then kept under `folder`.
+
+    Raises UserError for files without the columns of preference pairs, or with row groups too large to hold.
+    """
+    listing = [VERSION, [asdict(file) for file in located.files], located.missing]
+    kept = folder / f"{short_hash(listing)}.json"
+    try:
+        return _from_json(read_json(kept))
+    except (OSError, ValueError, KeyError, TypeError):
+        index = _build(located, open_file)
+    write_json(kept, asdict(index))
+    return index
+
+
+def _build(located: Located, open_file: Callable[[DataFile], BinaryIO]) -> Index:
+    with ThreadPoolExecutor(READERS) as readers:
+        results = list(readers.map(lambda file: _read(file, open_file), located.files))
+    files = tuple(result for result in results if isinstance(result, IndexedFile))
+    if not files:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in results[:3])
+        raise UserError(f"None of the data's parquet files can be read ({reasons}). Fetch or write them again.")
+    rows = round(sum(sum(item.row_groups) for item in files) / len(files))
+    broken = [BrokenFile(*result, rows) for result in results if not isinstance(result, IndexedFile)]
+    return Index(files, (*broken, *(BrokenFile(name, "the file is missing", rows) for name in located.missing)))
+
+
+def _read(file: DataFile, open_file: Callable[[DataFile], BinaryIO]) -> IndexedFile | tuple[str, str]:
+    """The file's entry; (name, reason) if it is broken."""
+    try:
+        with open_file(file) as opened:
+            footer = _footer(opened, file.size)
+        metadata = parquet.read_metadata(pa.BufferReader(b"PAR1" + footer))
+    except FileNotFoundError:
+        return file.name, "the file is missing"
+    except (pa.ArrowInvalid, OSError, EOFError):
+        return file.name, "no readable parquet file, perhaps cut off"
+    columns = tuple(metadata.schema.to_arrow_schema().names)
+    _check_columns(file, columns)
+    groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
+    if groups and (largest := max(group.total_byte_size for group in groups)) > LARGEST_ROW_GROUP:
+        raise UserError(
+            f"{file.name} has a row group of {largest / 2**30:.1f} GiB, which every loader process would hold in memory. "
+            "Write the file again in smaller ones: pyarrow.parquet.write_table(table, file, row_group_size=100)."
+        )
+    digest = hashlib.sha256(footer).hexdigest()
+    return IndexedFile(file, tuple(group.num_rows for group in groups), columns, digest)
+
+
+def _footer(opened: BinaryIO, size: int) -> bytes:
+    """The footer with its length and the closing magic bytes. Raises EOFError for a file that has none."""
+    for length in (TAIL, None):
+        wanted = min(size, length or needed)
+        opened.seek(size - wanted)
+        tail = opened.read(wanted)
+        if tail[-4:] != b"PAR1":
+            raise EOFError
+        needed = int.from_bytes(tail[-8:-4], "little") + 8
+        if needed <= len(tail):
+            return tail[-needed:]
+    raise EOFError
+
+
+def _check_columns(file: DataFile, columns: tuple[str, ...]) -> None:
+    needed = [*NEEDED, "label_0"] if "jpg_1" in columns else NEEDED
+    if missing := [name for name in needed if name not in columns]:
+        raise UserError(
+            f"{file.name} lacks the column {missing[0]}. Preference pairs use the schema of Pick-a-Pic v2: caption, jpg_0, "
+            "jpg_1 (bytes of encoded images) and label_0 (1, 0, or 0.5 for a tie); single images have no jpg_1, and "
+            "label_0 says whether they are liked (1) or disliked (0)."
+        )
+
+
+def _from_json(kept: dict[str, Any]) -> Index:
+    files = tuple(
+        IndexedFile(DataFile(**item["file"]), tuple(item["row_groups"]), tuple(item["columns"]), item["footer"])
+        for item in kept["files"]
+    )
+    return Index(files, tuple(BrokenFile(**item) for item in kept["broken"]))

@@ -1,0 +1,113 @@
+"""From a run's config to its data: what must fit together, and the LightningDataModule."""
+
+from pathlib import Path
+from typing import Any
+
+from mapolab.config.identity import samples_per_step
+from mapolab.data.datamodule import LoaderSettings, PairDataModule
+from mapolab.data.draw import Draw
+from mapolab.data.hygiene import check_split
+from mapolab.data.order import Selection
+from mapolab.data.prepared.spec import CacheSpec
+from mapolab.data.records import Source
+from mapolab.data.sources.open import open_source
+from mapolab.errors import UserError
+from mapolab.evaluation.prompts import held_out
+from mapolab.models.sdxl import SDXL
+
+STREAMING_WINDOW = 1024  # rows shuffled together, where the config leaves the choice to us and no cache is there
+
+
+def cache_folder(config: dict[str, Any]) -> Path:
+    """Where prepared caches, indices and fetched data lie: shared by all runs."""
+    return Path(config["data"]["cache_folder"] or Path(config["output_root"]) / ".cache")
+
+
+def open_data(config: dict[str, Any], objective: Any) -> Source:
+    """Find and index the data. Raises UserError where it does not hold what the objective and the settings need."""
+    data, name = config["data"], config["objective"]["name"]
+    source = open_source(data["path"], data["split"], data["revision"], cache_folder(config), data["download_cache_gb"])
+    singles = source.images_per_row == 1
+    if singles and not objective.takes_single_images:
+        raise UserError(
+            f"The objective {name} compares chosen with rejected images, but {data['path']} has single images. Use "
+            "objective=diffusion_kto or objective=sft, or data with pairs."
+        )
+    if data["ties"] == "keep" and not objective.uses_ties:
+        raise UserError(f"The objective {name} cannot use ties. Set data.ties=drop, or use objective=diffusion_dpo.")
+    if singles and name == "sft" and (data["label_flip_probability"] or data["label_noise_probability"]):
+        raise UserError(
+            "SFT uses liked single images only, so there is no label to change. Set data.label_flip_probability and "
+            "data.label_noise_probability to 0, or use data with pairs."
+        )
+    _check_size(config, sum(source.block_sizes))
+    return source
+
+
+def _check_size(config: dict[str, Any], rows: int) -> None:
+    """An optimizer step must not need more pairs than there are, as far as the number of processes is known."""
+    accumulation, batch = config["trainer"]["gradient_accumulation"], config["data"]["batch_size"]
+    if (step := samples_per_step(config) or batch * accumulation) > rows:
+        raise UserError(
+            f"An optimizer step takes {step} pairs (data.batch_size {batch} x trainer.gradient_accumulation "
+            f"{accumulation} x {step // batch // accumulation} processes), but {config['data']['path']} has only {rows} "
+            "rows. Make one of them smaller."
+        )
+
+
+def check_held_out(config: dict[str, Any], source: Source) -> str | None:
+    """Refuse data that shares prompts or images with what the run will be evaluated on.
+
+    Returns a note for the manifest where data.allow_overlap lets it pass.
+    """
+    evaluation = config["evaluation"]
+    prompts, image_ids = held_out(
+        evaluation["prompts"], evaluation["split"], evaluation["revision"], cache_folder(config)
+    )
+    if not prompts:
+        return None
+    kept_in = cache_folder(config) / "overlap"
+    return check_split(source, prompts, image_ids, config["data"]["allow_overlap"], kept_in)
+
+
+def cache_spec(config: dict[str, Any], source: Source, sdxl: SDXL) -> CacheSpec:
+    """The cache that a run with this config trains from."""
+    data = config["data"]
+    return CacheSpec(
+        data_fingerprint=source.fingerprint,
+        encoder_identity=sdxl.encoder_identity,
+        resolution=data["resolution"],
+        aspect_buckets=data["aspect_buckets"],
+        both_orientations=data["flip_probability"] > 0,
+        with_std=data["vae_posterior"] == "sample",
+        dtype=data["cache_dtype"],
+    )
+
+
+def build_datamodule(config: dict[str, Any], objective: Any, source: Source, sdxl: SDXL) -> PairDataModule:
+    """The data module of a run."""
+    data = config["data"]
+    singles = source.images_per_row == 1
+    sides = ("chosen", "rejected") if objective.needs_rejected and not singles else ("chosen",)
+    # Of single images SFT learns the liked ones; methods with two sides take both kinds.
+    selection = Selection(ties=data["ties"] == "keep", zeros=not singles or objective.needs_rejected)
+    draw = Draw(
+        config["seed"], sides, data["flip_probability"], data["label_flip_probability"], data["label_noise_probability"]
+    )
+    settings = LoaderSettings(
+        batch_size=data["batch_size"],
+        resolution=data["resolution"],
+        window=_window(data),
+        cache=cache_spec(config, source, sdxl) if data["cache"] else None,
+        num_workers=data["num_workers"],
+        weighted=data["weights"] == "per_prompt",
+        fixed_forward=hasattr(objective, "mean_over_ranks") or data["aspect_buckets"],
+    )
+    return PairDataModule(source, sdxl, selection, draw, settings, cache_folder(config))
+
+
+def _window(data: dict[str, Any]) -> int | None:
+    window = data["shuffle_window"]
+    if window == "auto":
+        return None if data["cache"] else STREAMING_WINDOW
+    return None if window == "all" else window
