@@ -44,7 +44,7 @@ class BucketOrder:
 
     Each bucket's rows come in an endless stream, shuffled anew in each pass over them, and micro-steps cut it in pieces
     of `stride` rows. In its epoch e a bucket of n rows gives the pieces that end there, floor((e + 1) n / stride) -
-    floor(e n / stride) of them; what is left over begins the next epoch's. An epoch's pieces come in random order.
+    floor(e n / stride) of them; what is left over begins the next epoch's. The buckets of an epoch come in random order.
 
     rows, buckets: (n,) the usable rows and the bucket of each. stride: rows of a micro-step over all ranks.
     """
@@ -83,10 +83,13 @@ class BucketOrder:
 def _pieces(order: BucketOrder, epoch: int) -> np.ndarray:
     """(micro-steps, 2): bucket and number of the piece in its stream, in the order of an epoch."""
     first, last = (e * order.sizes // order.stride for e in (epoch, epoch + 1))
-    pieces = np.array(
-        [(bucket, piece) for bucket in range(len(order.sizes)) for piece in range(first[bucket], last[bucket])]
-    )
-    return generator(order.seed, Stream.BUCKET_STEP, epoch).permutation(pieces)
+    buckets = np.repeat(np.arange(len(order.sizes)), last - first)
+    buckets = generator(order.seed, Stream.BUCKET_STEP, epoch).permutation(buckets)
+    pieces = np.empty_like(buckets)
+    for bucket, start in enumerate(first):  # a bucket's own pieces stay in order
+        mine = buckets == bucket
+        pieces[mine] = start + np.arange(mine.sum())
+    return np.stack([buckets, pieces], axis=1)
 
 
 @lru_cache(maxsize=64)  # a batch's bucket changes with every micro-step
