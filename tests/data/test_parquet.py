@@ -1,0 +1,145 @@
+"""Rows, labels and indices of parquet files in Pick-a-Pic's schema."""
+
+import math
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as parquet
+import pytest
+
+from mapolab.data.records import BrokenRow, Source
+from mapolab.data.sources.open import open_source
+from mapolab.errors import UserError
+
+
+def write(path: Path, rows: list[dict], **options) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    parquet.write_table(pa.Table.from_pylist(rows), path, **options)
+    return path
+
+
+def row(label, caption="a fox", **extra) -> dict:
+    return {"caption": caption, "jpg_0": b"first", "jpg_1": b"second", "label_0": label, **extra}
+
+
+@pytest.fixture
+def opened(tmp_path):
+    """Opens a path with its own cache folder."""
+    return lambda path, split=None: open_source(str(path), split, None, tmp_path / "cache", 1)
+
+
+def record(source: Source, number: int):
+    block, offset = source.blocks.find(number)
+    return source.records(block)[offset]
+
+
+def test_one_record_a_row(tmp_path, opened):
+    ids = {"image_0_uid": "uid-0", "image_1_uid": "uid-1", "num_example_per_prompt": 4}
+    source = opened(write(tmp_path / "p.parquet", [row(1.0, **ids), row(0.0, "a kite", **ids)], row_group_size=1))
+    assert source.block_sizes == (1, 1)
+    found = record(source, 1)
+    assert (found.row, found.caption, found.label, found.weight) == (1, "a kite", 0.0, 0.25)
+    assert [(image.id, image.data) for image in found.images] == [("uid-0", b"first"), ("uid-1", b"second")]
+    assert source.texts(1)[0].image_ids == ("uid-0", "uid-1")
+    assert source.name(1) == "p.parquet, row 1"
+
+
+def test_labels_say_what_annotators_said(tmp_path, opened):
+    rows = [row(1.0), row(0.5), row(0.0), row(math.nan), row(None), row(0.7)]
+    assert str(opened(write(tmp_path / "p.parquet", rows)).labels(0).tolist()) == "[1.0, 0.5, 0.0, nan, -1.0, nan]"
+    rows = [row(1.0, has_label=True), row(0.0, has_label=False), row(None, has_label=True), row(None, has_label=False)]
+    assert str(opened(write(tmp_path / "q.parquet", rows)).labels(0).tolist()) == "[1.0, -1.0, nan, -1.0]"
+
+
+def test_files_below_a_folder_are_read_in_the_order_of_their_names(tmp_path, opened):
+    write(tmp_path / "data" / "b.parquet", [row(1.0, "second")])
+    write(tmp_path / "data" / "a.parquet", [row(1.0, "first")])
+    assert [record(opened(tmp_path / "data"), number).caption for number in (0, 1)] == ["first", "second"]
+
+
+def test_the_fingerprint_follows_the_content_not_the_path(tmp_path, opened):
+    one, same = write(tmp_path / "a.parquet", [row(1.0)]), write(tmp_path / "b.parquet", [row(1.0)])
+    other = write(tmp_path / "c.parquet", [row(0.0)])
+    assert opened(one).fingerprint == opened(same).fingerprint != opened(other).fingerprint
+
+
+def test_an_index_is_kept_and_made_again_when_a_file_changes(tmp_path, opened):
+    path = write(tmp_path / "p.parquet", [row(1.0)])
+    before = opened(path)
+    (kept,) = (tmp_path / "cache" / "index").glob("*.json")
+    written = kept.stat().st_mtime_ns
+    assert opened(path).index == before.index
+    assert kept.stat().st_mtime_ns == written
+    write(path, [row(1.0), row(0.0)])
+    assert opened(path).block_sizes == (2,)
+
+
+def test_single_images(tmp_path, opened):
+    source = opened(write(tmp_path / "p.parquet", [{"caption": "a fox", "jpg_0": b"x", "label_0": 0.0}]))
+    assert (source.images_per_row, record(source, 0).label, len(record(source, 0).images)) == (1, 0.0, 1)
+    liked = opened(write(tmp_path / "q.parquet", [{"caption": "a fox", "jpg_0": b"x"}]))
+    assert liked.labels(0).tolist() == [1.0]
+
+
+def test_images_as_the_datasets_library_writes_them(tmp_path, opened):
+    source = opened(write(tmp_path / "p.parquet", [row(1.0) | {"jpg_0": {"bytes": b"inner", "path": "x.jpg"}}]))
+    assert record(source, 0).images[0].data == b"inner"
+
+
+def test_broken_rows_are_told_apart(tmp_path, opened):
+    source = opened(write(tmp_path / "p.parquet", [row(1.0, None), row(math.nan), row(1.0) | {"jpg_1": None}]))
+    for number, reason in ((0, "no caption"), (1, "label_0 is nan")):
+        with pytest.raises(BrokenRow) as error:
+            record(source, number)
+        assert error.value.reason == reason
+    assert record(source, 2).images[1].data == b""  # a broken image, for those who look at it
+
+
+def test_a_file_cut_off_after_it_was_indexed_has_broken_rows(tmp_path, opened):
+    path = write(tmp_path / "p.parquet", [row(1.0)] * 3)
+    source = opened(path)
+    path.write_bytes(path.read_bytes()[:20])
+    assert str(source.labels(0).tolist()) == "[nan, nan, nan]"
+    with pytest.raises(BrokenRow):
+        record(source, 2)
+    path.unlink()
+    with pytest.raises(BrokenRow, match="the file is missing"):
+        record(opened_again(source), 1)
+
+
+def opened_again(source: Source) -> Source:
+    """The source as a new loader process would have it."""
+    import pickle
+
+    return pickle.loads(pickle.dumps(source))
+
+
+def test_broken_and_missing_files_are_named_with_their_likely_rows(tmp_path, opened):
+    for number in (0, 1, 3):
+        path = write(tmp_path / "data" / f"train-{number:05d}-of-00004-0a1b.parquet", [row(1.0, str(number))] * 5)
+    path.write_bytes(path.read_bytes()[:-10])
+    source = opened(tmp_path / "data", "train")
+    assert source.block_sizes == (5, 5)
+    assert [(item.name, item.rows) for item in source.broken_files] == [
+        ("train-00003-of-00004-0a1b.parquet", 5),
+        ("train-00002-of-00004.parquet", 5),
+    ]
+    assert "cut off" in source.broken_files[0].reason
+    assert "missing" in source.broken_files[1].reason
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [([{"caption": "a fox"}], "lacks the column jpg_0"), ([{"caption": "x", "jpg_0": b"", "jpg_1": b""}], "label_0")],
+)
+def test_what_is_wrong_with_the_columns_is_said(tmp_path, opened, rows, message):
+    with pytest.raises(UserError, match=message):
+        opened(write(tmp_path / "p.parquet", rows))
+
+
+def test_a_file_that_is_no_parquet(tmp_path, opened):
+    (tmp_path / "p.parquet").write_text("caption,jpg_0")
+    with pytest.raises(UserError, match="None of the data's parquet files can be read"):
+        opened(tmp_path / "p.parquet")
+    with pytest.raises(UserError, match="does not exist"):
+        opened(tmp_path / "missing.parquet")
