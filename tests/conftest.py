@@ -2,6 +2,7 @@
 
 import io
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +126,12 @@ def tiny_pipeline_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tiny_pipeline")
     build_pipeline(tmp_path_factory.mktemp("tokenizer")).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def make_pairs() -> Callable[[int], list[dict[str, Any]]]:
+    """`pair_rows`, for tests that change some of the rows."""
+    return pair_rows
 
 
 @pytest.fixture(scope="session")

@@ -39,7 +39,7 @@ def test_a_config_is_checked_before_torch_is_imported(tmp_path: Path) -> None:
     process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
     assert process.stdout == "2\n[]\n"
     assert process.stderr.count("\n") == 1
-    assert "data.path=no.parquet is neither" in process.stderr
+    assert "data.path=no.parquet does not exist" in process.stderr
 
 
 def test_the_module_is_the_command() -> None:

@@ -9,8 +9,8 @@ from mapolab.config.compose import compose
 from mapolab.config.instantiate import instantiate
 from mapolab.paths import conf_folder
 
-COMMANDS = ("train", "evaluate", "compare")
-NEEDED = {"parquet_pairs": ["data.path=p"], "blank": ["data.path=p"]}
+COMMANDS = ("train", "prepare", "evaluate", "compare")
+NEEDED = {name: ["data.path=p"] for name in ("base", "parquet_pairs", "folder_pairs", "pick_culture", "blank")}
 OPTIONS = sorted(
     (file.parent.name, file.stem) for file in conf_folder().glob("*/*.yaml") if file.parent.name != "experiment"
 )
@@ -35,6 +35,7 @@ def test_every_experiment_composes_under_its_own_name(file: Path) -> None:
 
 def test_evaluate_and_compare_compose() -> None:
     assert compose("evaluate", ["run=r"])["steps"] is None
+    assert compose("prepare", ["parts=4"])["parts"] == 4
     assert compose("compare", ["runs=[a,b]"])["runs"] == ["a", "b"]
 
 

@@ -3,8 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as parquet
 import pytest
 
 from mapolab.config.checks import check
@@ -34,9 +32,13 @@ MISTAKES = {
     "+optimizer.momentum=0.9": "Its settings are lr",
     "model.pretrained=/no/such/folder": "neither a folder nor a name on the hub",
     "model.pretrained=builtin:tiny_twins": "The package has no builtin:tiny_twins",
-    "data.path=/no/such.parquet": "neither a parquet file nor a folder",
+    "data.path=/no/such.parquet": "data.path=/no/such.parquet does not exist",
     "data.preferred_style=cubism": "twemoji.parquet",
-    "data.batch_size=8 trainer.gradient_accumulation=2": "An optimizer step takes 16 pairs",
+    "data.shuffle_window=0": "data.shuffle_window is 0; give a number of rows, all, or auto",
+    "data.shuffle_window=some": "give a number of rows, all, or auto",
+    "data.aspect_buckets=true data.cache=false": "Set data.cache=true",
+    "data.ties=win": "Choose one of drop, keep",
+    "data.max_broken_share=2": "give a number from 0 to 1",
     "output_root=/dev/null": "/dev/null is a file",
     "evaluation.prompts=missing.csv": "evaluation.prompts=missing.csv does not exist",
     "trainer.precision=16-mixed strategy.accelerator=cpu": "needs a GPU",
@@ -45,7 +47,7 @@ MISTAKES = {
 
 @pytest.fixture(scope="session")
 def sound(tiny_pipeline_folder: Path, pairs_file: Path) -> list[str]:
-    """Overrides of a config with nothing wrong in it: 11 rows, two pairs a step."""
+    """Overrides of a config with nothing wrong in it."""
     return [f"model.pretrained={tiny_pipeline_folder}", f"data.path={pairs_file}", "data.batch_size=2"]
 
 
@@ -68,29 +70,10 @@ def test_a_mistake_names_its_fix(sound: list[str], overrides: str) -> None:
     assert MISTAKES[overrides] in failure(compose("train", kept + own))
 
 
-def write_columns(folder: Path, **columns: list[Any]) -> Path:
-    file = folder / "pairs.parquet"
-    parquet.write_table(pa.table(columns), file)
-    return file
-
-
-def test_an_objective_that_compares_needs_rejected_images(sound: list[str], tmp_path: Path) -> None:
-    file = write_columns(tmp_path, caption=["a", "b"], jpg_0=[b"x", b"y"])
-    overrides = [*sound, f"data.path={file}"]
-    assert "lacks the column jpg_1" in failure(compose("train", [*overrides, "objective=mapo"]))
-    check(compose("train", [*overrides, "objective=sft"]), "train")
-
-
-def test_a_folder_of_pairs_is_checked_file_by_file(sound: list[str], pairs_file: Path, tmp_path: Path) -> None:
-    (tmp_path / "a.parquet").write_bytes(pairs_file.read_bytes())
-    (tmp_path / "b.parquet").write_bytes(pairs_file.read_bytes()[:100])
-    message = failure(compose("train", [*sound, f"data.path={tmp_path}"]))
-    assert "b.parquet is not a readable parquet file" in message
-
-
-def test_data_without_captions_is_refused(sound: list[str], tmp_path: Path) -> None:
-    file = write_columns(tmp_path, jpg_0=[b"x", b"y"])
-    assert "lacks the column caption" in failure(compose("train", [*sound, f"data.path={file}"]))
+def test_prepare_needs_a_cache_to_make(sound: list[str]) -> None:
+    check(compose("prepare", [*sound, "part=2", "parts=3"]), "prepare")
+    assert "part is 3 of 3" in failure(compose("prepare", [*sound, "part=3", "parts=3"]), "prepare")
+    assert "Add data.cache=true" in failure(compose("prepare", [*sound, "data.cache=false"]), "prepare")
 
 
 def test_a_folder_that_is_no_model_is_refused(sound: list[str], tmp_path: Path) -> None:

@@ -1,36 +1,28 @@
-"""Cached and on-line batches, which must be the same thing."""
+"""Cached and on-line batches, which must be the same thing, whoever makes them."""
 
+from functools import partial
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as parquet
 import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from mapolab.data import cache
-from mapolab.data.datasets import Draw, LatentPairs, PixelPairs, encode_batch
-from mapolab.data.order import PositionBatchSampler
-from mapolab.data.pairs import read_pairs
+from mapolab.data.datamodule import _used
+from mapolab.data.datasets import LatentPairs, PixelPairs, encode_batch
+from mapolab.data.draw import Draw
+from mapolab.data.order import GlobalOrder, MicroStep, MicroSteps, Selection, WindowOrder
+from mapolab.data.prepared.opened import PreparedCache
+from mapolab.data.prepared.prepare import prepare
+from mapolab.data.prepared.spec import CacheSpec
+from mapolab.data.sources.open import open_source
 from mapolab.models.encoder import Encoder
 from mapolab.models.sdxl import SDXL
 
-CPU = torch.device("cpu")
 POSITIONS = [3, 4, 17, 18, 25]
-
-
-def spec(sdxl: SDXL, **changes) -> cache.CacheSpec:
-    settings = {
-        "encoder_identity": sdxl.encoder_identity,
-        "resolution": 16,
-        "both_orientations": True,
-        "with_std": True,
-    }
-    return cache.CacheSpec(**settings | changes)
-
-
-def built(data, sdxl: SDXL, folder: Path, **changes) -> Path:
-    file = cache.cache_file(folder, spec(sdxl, **changes), data)
-    cache.build(file, spec(sdxl, **changes), data, sdxl, CPU)
-    return file
+STEP = MicroStep(POSITIONS, 26)
 
 
 @pytest.fixture(scope="module")
@@ -39,63 +31,128 @@ def sdxl(tiny_pipeline_folder) -> SDXL:
 
 
 @pytest.fixture(scope="module")
-def data(pairs_file):
-    return read_pairs(pairs_file)
+def source(make_pairs, tmp_path_factory):
+    """40 rows in blocks of 6, with a tie in every fifth and two broken ones: a cut-off image and a missing caption."""
+    rows = make_pairs(40)[:40]
+    for index in range(0, 40, 5):
+        rows[index]["label_0"] = 0.5
+    rows[7]["jpg_1"] = rows[7]["jpg_1"][:100]
+    rows[12]["caption"] = None
+    folder = tmp_path_factory.mktemp("pairs")
+    parquet.write_table(pa.Table.from_pylist(rows), folder / "pairs.parquet", row_group_size=6)
+    return open_source(str(folder / "pairs.parquet"), None, None, folder, 1)
 
 
-@pytest.mark.parametrize("sample", [False, True])
+@pytest.fixture(scope="module")
+def cache(source, sdxl, tmp_path_factory) -> PreparedCache:
+    spec = CacheSpec(source.fingerprint, sdxl.encoder_identity, 16, False, True, True, "float32")
+    folder = tmp_path_factory.mktemp("cache")
+    assert prepare(source, spec, sdxl, torch.device("cpu"), folder)
+    return PreparedCache.open(folder, spec)
+
+
+def order(source, kind: str) -> GlobalOrder | WindowOrder:
+    if kind == "window":
+        return WindowOrder(5, source.block_sizes, 12, partial(_used, source, Selection()))
+    labels = np.concatenate([source.labels(block) for block in range(len(source.block_sizes))])
+    return GlobalOrder(5, np.flatnonzero(Selection().keeps(labels)))
+
+
+def equal(batch: dict, other: dict) -> None:
+    assert batch.keys() == other.keys()
+    for name, value in batch.items():
+        if isinstance(value, torch.Tensor):
+            torch.testing.assert_close(other[name], value, rtol=0, atol=1e-5)
+        elif name != "replaced":
+            assert value == other[name]
+
+
+@pytest.mark.parametrize("kind", ["window", "global"])
 @pytest.mark.parametrize("sides", [("chosen", "rejected"), ("chosen",)])
-def test_cached_and_on_line_batches_are_equal(data, sdxl, tmp_path, sample, sides):
-    draw = Draw(seed=5, flip_probability=0.5, sides=sides)
-    cached = LatentPairs(data, cache.load(built(data, sdxl, tmp_path, with_std=sample)), draw).__getitems__(POSITIONS)
-    pixels = PixelPairs(data, 16, draw).__getitems__(POSITIONS)
-    online = encode_batch(pixels, Encoder.load(sdxl), seed=5, sample=sample)
-    assert cached.keys() == online.keys()
+def test_cached_and_on_line_batches_are_equal(source, cache, sdxl, kind, sides):
+    draw = Draw(5, sides, flip_probability=0.5, label_flip_probability=0.3, label_noise_probability=0.3)
+    shared = source, order(source, kind), Selection(), draw, True
+    cached, pixels = LatentPairs(*shared, cache), PixelPairs(*shared, 16)
     assert {draw.flips(position) for position in POSITIONS} == {True, False}
-    for name, tensor in cached.items():
-        torch.testing.assert_close(online[name], tensor, rtol=0, atol=1e-5)
+    encoder, replaced = Encoder.load(sdxl), [set(), set()]
+    for step in MicroSteps(order(source, kind), 0, 0, 12, batch_size=5):
+        batches = cached.__getitems__(step), encode_batch(pixels.__getitems__(step), encoder, seed=5, sample=True)
+        equal(*batches)
+        for found, batch in zip(replaced, batches, strict=True):
+            found |= {(item.row, item.replacement) for item in batch["replaced"]}
+    assert replaced[0] == replaced[1]
+    # Row 7's broken image matters where it is looked at.
+    assert {row for row, _ in replaced[0]} == ({7, 12} if "rejected" in sides else {12})
 
 
-def test_flipped_labels_use_the_same_cache(data, sdxl, tmp_path):
-    file = built(data, sdxl, tmp_path, with_std=False)
-    swapped = data.with_flipped_labels(1.0, seed=0)
-    assert cache.cache_file(tmp_path, spec(sdxl, with_std=False), swapped) == file
-    plain, turned = (LatentPairs(pairs, cache.load(file), Draw(5)).__getitems__(POSITIONS) for pairs in (data, swapped))
-    for part in ("latents", "time_ids"):
-        assert torch.equal(plain[f"chosen_{part}"], turned[f"rejected_{part}"])
-        assert torch.equal(plain[f"rejected_{part}"], turned[f"chosen_{part}"])
+def test_a_broken_row_is_replaced_by_the_next_one_that_is_used(source, cache):
+    dataset = LatentPairs(source, order(source, "global"), Selection(), Draw(5), False, cache)
+    steps = MicroSteps(dataset.order, 0, 0, 32, batch_size=1)
+    found = {item.row: item for step in steps for item in dataset.__getitems__(step)["replaced"]}
+    assert {row: item.replacement for row, item in found.items()} == {7: 8, 12: 13}
+    assert found[7].reason.startswith("image cut off")
+    assert found[7].name == "pairs.parquet, row 7"
+    assert "no caption" in found[12].reason
 
 
-def test_a_complete_cache_needs_no_encoder(data, sdxl, tmp_path, monkeypatch):
-    file = built(data, sdxl, tmp_path)
-    before = file.stat().st_mtime_ns
-    monkeypatch.setattr(Encoder, "load", lambda sdxl: pytest.fail("the encoders were loaded"))
-    assert built(data, sdxl, tmp_path) == file
-    assert file.stat().st_mtime_ns == before
+def test_flipped_labels_exchange_the_sides(source, cache):
+    shared = source, order(source, "global"), Selection()
+    plain, turned = (
+        LatentPairs(*shared, Draw(5, label_flip_probability=p), False, cache).__getitems__(STEP) for p in (0.0, 1.0)
+    )
+    # Not the latents: each side has its own draw from the posterior.
+    assert torch.equal(plain["chosen_time_ids"], turned["rejected_time_ids"])
+    assert torch.equal(plain["rejected_time_ids"], turned["chosen_time_ids"])
+    assert not torch.equal(plain["chosen_time_ids"], plain["rejected_time_ids"])
 
 
-def test_a_damaged_cache_is_made_again(data, sdxl, tmp_path, capfd):
-    file = built(data, sdxl, tmp_path)
-    whole = file.read_bytes()
-    file.write_bytes(whole[: len(whole) // 2])
-    built(data, sdxl, tmp_path)
-    assert file.read_bytes() == whole
-    assert "is damaged" in capfd.readouterr().err
+def test_label_noise_is_a_coin_toss_for_a_share_of_the_positions():
+    draw = Draw(1, label_noise_probability=0.5)
+    labels = [draw.label(position, 1.0) for position in range(4000)]
+    assert labels == [draw.label(position, 1.0) for position in range(4000)]
+    assert np.mean(labels) == pytest.approx(0.75, abs=0.03)
+    assert all(draw.label(position, 0.5) == 0.5 for position in range(50))
 
 
-def test_the_cache_is_named_after_all_that_it_depends_on(data, sdxl, tmp_path):
-    changes = [{}, {"encoder_identity": "other"}, {"resolution": 32}, {"both_orientations": False}, {"with_std": False}]
-    assert len({cache.cache_file(tmp_path, spec(sdxl, **change), data) for change in changes}) == len(changes)
+def test_ties_and_weights_reach_the_batch(source, cache):
+    selection = Selection(ties=True)
+    kept = GlobalOrder(5, np.flatnonzero(selection.keeps(np.asarray(cache.labels))))
+    batch = LatentPairs(source, kept, selection, Draw(5), False, cache).__getitems__(MicroStep(list(range(40)), 40))
+    assert sorted(batch["labels"].tolist()) == [0.5] * 8 + [1.0] * 32
+    assert batch["weights"].tolist() == [1.0] * 40
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_batches_do_not_depend_on_the_number_of_workers(data, sdxl, tmp_path, workers):
-    dataset = LatentPairs(data, cache.load(built(data, sdxl, tmp_path)), Draw(5, 0.5))
-    sampler = PositionBatchSampler(4, 24, batch_size=4)
-    loader = DataLoader(dataset, batch_sampler=sampler, num_workers=workers, collate_fn=lambda batch: batch)
-    for positions, batch in zip(sampler, loader, strict=True):
-        expected = dataset.__getitems__(positions)
-        assert batch["positions"] == positions
-        assert all(
-            torch.equal(batch[f"{side}_latents"], expected[f"{side}_latents"]) for side in ("chosen", "rejected")
-        )
+@pytest.mark.parametrize("workers", [0, 1, 2])
+@pytest.mark.parametrize("cached", [False, True])
+def test_batches_do_not_depend_on_the_number_of_workers(source, cache, workers, cached):
+    shared = source, order(source, "window"), Selection(), Draw(5, flip_probability=0.5), False
+    dataset = LatentPairs(*shared, cache) if cached else PixelPairs(*shared, 16)
+    steps = list(MicroSteps(order(source, "window"), 4, 0, 10, batch_size=4))
+    loader = DataLoader(dataset, batch_sampler=steps, num_workers=workers, collate_fn=lambda batch: batch)
+    for step, batch in zip(steps, loader, strict=True):
+        assert (batch["positions"], batch["next_position"]) == (step.positions, step.end)
+        equal(batch, dataset.__getitems__(step))
+
+
+def test_a_reader_holds_one_window_of_blocks(source):
+    dataset = PixelPairs(source, order(source, "window"), Selection(), Draw(5), False, 16)
+    for step in MicroSteps(dataset.order, 0, 0, 40, batch_size=4):
+        dataset.__getitems__(step)
+        assert len(dataset.reader.held) <= 4 + 1  # two windows where a batch lies across, one block for a replacement
+
+
+def test_nothing_sound_is_an_error_and_no_endless_search(tmp_path):
+    rows = [{"caption": "x", "jpg_0": b"no", "jpg_1": b"no", "label_0": 1.0}] * 3
+    parquet.write_table(pa.Table.from_pylist(rows), tmp_path / "p.parquet")
+    broken = open_source(str(tmp_path / "p.parquet"), None, None, tmp_path, 1)
+    batch = PixelPairs(broken, GlobalOrder(0, np.arange(3)), Selection(), Draw(0), False, 16).__getitems__(STEP)
+    assert list(batch) == ["failure"]
+    assert "image no image file" in batch["failure"]
+
+
+def test_the_folder_of_a_cache(tmp_path: Path):
+    base = CacheSpec("data", "encoders", 16, False, False, False, "float32")
+    changes = {"data_fingerprint": "x", "encoder_identity": "x", "resolution": 8, "aspect_buckets": True,
+               "both_orientations": True, "with_std": True, "dtype": "float16"}  # fmt: skip
+    keys = {CacheSpec(**{**vars(base), name: value}).key for name, value in changes.items()} | {base.key}
+    assert len(keys) == len(changes) + 1

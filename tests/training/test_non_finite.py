@@ -3,12 +3,12 @@
 import copy
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from mapolab.data.order import sample_index
-from mapolab.data.pairs import digest, read_pairs
+from mapolab.data.order import GlobalOrder
 from mapolab.runs import RunFolder
 from mapolab.training.metrics import MetricsFile
 from mapolab.training.module import AlignmentModule
@@ -18,9 +18,9 @@ from mapolab.training.run import train
 
 def poison(run: Path, image: int) -> None:
     """Make one cached image NaN."""
-    file = next((run.parents[1] / ".cache").rglob("latents.safetensors"))
+    file = next((run.parents[1] / ".cache").glob("*/images/00000.safetensors"))
     tensors = load_file(file)
-    tensors["means"][image] = float("nan")
+    tensors["means/0"][image] = float("nan")
     save_file(tensors, file)
 
 
@@ -41,12 +41,10 @@ def test_a_loss_that_is_no_number_stops_before_the_update(train_config, monkeypa
     named = [int(number) for number in str(stopped.value).split("[")[1].split("]")[0].split(",")]
     assert f"Step {steps}:" in str(stopped.value)
     assert all(4 * steps <= position < 4 * steps + 4 for position in named)
-    # The positions lead to the poisoned image: the fifth in the order of digests.
-    records = read_pairs(train_config["data"]["path"]).records
-    images = sorted({digest(image) for record in records for image in (record.chosen, record.rejected)})
+    # The positions lead to the poisoned image, that of row 2.
+    order = GlobalOrder(train_config["seed"], np.arange(10))
     for position in range(4 * steps, 4 * steps + 4):
-        record = records[sample_index(train_config["seed"], position, len(records))]
-        assert (position in named) == (images[4] in (digest(record.chosen), digest(record.rejected)))
+        assert (position in named) == (order.row(position) == 2)
 
 
 def test_a_gradient_that_is_no_number_stops_before_the_update(train_config, monkeypatch):

@@ -10,7 +10,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mapolab.data.pairs import read_pairs
 from mapolab.errors import UserError
 from mapolab.models.sdxl import SDXL
 from mapolab.runs import RunFolder
@@ -73,11 +72,9 @@ def test_two_processes_cannot_share_a_run(train_config, tmp_path):
 
 
 def test_pairs_are_needed(train_config, tmp_path):
-    record = read_pairs(train_config["data"]["path"]).records[0]
-    parquet.write_table(
-        pa.Table.from_pylist([{"caption": "a fox", "jpg_0": record.chosen}] * 3), tmp_path / "liked.parquet"
-    )
+    picture = parquet.read_table(train_config["data"]["path"])["jpg_0"][0].as_py()
+    parquet.write_table(pa.Table.from_pylist([{"caption": "a fox", "jpg_0": picture}] * 4), tmp_path / "liked.parquet")
     config = changed(train_config, data={"path": str(tmp_path / "liked.parquet")})
-    with pytest.raises(UserError, match="Use objective=sft"):
+    with pytest.raises(UserError, match="objective=diffusion_kto or objective=sft"):
         train(config)
     assert RunFolder(train(changed(config, objective={"name": "sft"}))).manifest()["steps"] == 6

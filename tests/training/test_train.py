@@ -5,6 +5,8 @@ import csv
 import json
 from pathlib import Path
 
+import numpy as np
+import pyarrow.parquet as parquet
 import pytest
 import torch
 from diffusers import StableDiffusionXLPipeline, UNet2DConditionModel
@@ -13,13 +15,13 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mapolab import objectives
-from mapolab.data.datasets import Draw, LatentPairs
-from mapolab.data.images import decode
-from mapolab.data.order import sample_index
-from mapolab.data.pairs import digest, read_pairs
+from mapolab.data import datasets
+from mapolab.data.images import load
+from mapolab.data.order import GlobalOrder, MicroSteps
 from mapolab.diffusion.errors import denoising_task, per_sample_errors, predict
 from mapolab.models.reference import FrozenCopy
 from mapolab.models.sdxl import SDXL
+from mapolab.training.data import build_datamodule, open_data
 from mapolab.training.module import pair_errors
 from mapolab.training.run import train
 
@@ -48,26 +50,23 @@ def changed(config: dict, **blocks) -> dict:
 
 def by_hand(config: dict, run: Path) -> dict[str, torch.Tensor]:
     """The same training as a plain PyTorch loop, on the latents that the run has cached."""
-    from mapolab.data import cache
-
     settings, data = config["trainer"], config["data"]
     sdxl = SDXL(config["model"]["pretrained"])
     unet, scheduler = sdxl.load_unet(), sdxl.load_scheduler()
     reference = FrozenCopy(unet)
     objective = objectives.build(**config["objective"])
-    latents = cache.load(next((run.parents[1] / ".cache").rglob("latents.safetensors")))
-    pairs = LatentPairs(read_pairs(data["path"]), latents, Draw(config["seed"]))
+    datamodule = build_datamodule(config, objective, open_data(config, objective), sdxl)
+    datamodule.setup("fit")
+    steps = iter(MicroSteps(datamodule.dataset.order, 0, 0, 100, data["batch_size"]))
     options = {key: value for key, value in config["optimizer"].items() if key not in ("_target_", "fused")}
     optimizer = torch.optim.AdamW(unet.parameters(), **options)
     schedule = get_scheduler(
         config["schedule"]["name"], optimizer, num_warmup_steps=config["schedule"]["warmup_steps"],
         num_training_steps=settings["max_steps"],
     )  # fmt: skip
-    position = 0
     for _ in range(settings["max_steps"]):
         for _ in range(settings["gradient_accumulation"]):
-            batch = pairs.__getitems__(list(range(position, position + data["batch_size"])))
-            position += data["batch_size"]
+            batch = datamodule.dataset.__getitems__(next(steps))
             task = denoising_task(batch, scheduler, config["seed"], with_rejected=True)
             errors = per_sample_errors(predict(unet, task), task.target)
             loss = objective(pair_errors(errors, reference.errors(task), with_rejected=True)).loss
@@ -125,16 +124,14 @@ def test_the_first_step_is_that_of_the_base_model(train_config):
 
 def test_sft_sees_no_rejected_image_and_only_dpo_builds_a_reference(train_config, monkeypatch):
     seen, references = [], []
-    monkeypatch.setattr(
-        "mapolab.data.datasets.decode", lambda data, name: seen.append(digest(data)) or decode(data, name)
-    )
+    monkeypatch.setattr(datasets, "load", lambda data, *rest: seen.append(data) or load(data, *rest))
     initialise = FrozenCopy.__init__
     monkeypatch.setattr(FrozenCopy, "__init__", lambda self, *a: references.append(self) or initialise(self, *a))
     config = changed(train_config, data={"cache": False})
     train(changed(config, objective={"name": "sft"}))
-    records = read_pairs(config["data"]["path"]).records
-    order = [records[sample_index(config["seed"], position, len(records))] for position in range(24)]
-    assert seen == [digest(record.chosen) for record in order]
+    order, pairs = GlobalOrder(config["seed"], np.arange(10)), parquet.read_table(config["data"]["path"]).to_pylist()
+    visited = [pairs[order.row(position)] for position in range(24)]
+    assert seen == [pair["jpg_0"] if pair["label_0"] == 1 else pair["jpg_1"] for pair in visited]
     train(config)
     assert references == []
     train(changed(config, objective={"name": "diffusion_dpo", "beta": 2000.0}))

@@ -98,6 +98,7 @@ def _check_train(config: Config) -> None:
     _check_objective(config["objective"])
     _check_targets(config)
     files_named.check_model(config["model"])
+    files_named.check_data(config["data"]["path"])
     _check_data(config["data"])
     files_named.check_prompts(config["evaluation"]["prompts"])
     _check_precision(config)

@@ -45,8 +45,8 @@ def locate(path: str, split: str | None, revision: str | None) -> Located:
         files, remote = _remote_files(path, revision), True
     else:
         raise UserError(
-            f"data.path={path} does not exist. Name a parquet file, a folder of them, a folder of image pairs, a URL, or a "
-            "data set on the hub (owner/name)."
+            f"data.path={path} does not exist. Name a parquet file, a folder of them or of image pairs, a URL, or a data "
+            "set on the hub (owner/name)."
         )
     if not files:
         raise UserError(f"data.path={path} has no parquet file. Correct the path.")

@@ -1,0 +1,160 @@
+"""The prepared cache: restartable, the same bytes whoever makes it, and never mistaken for another."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as parquet
+import pytest
+import torch
+
+from mapolab.data.prepared import plan, scan
+from mapolab.data.prepared.opened import PreparedCache
+from mapolab.data.prepared.prepare import prepare
+from mapolab.data.prepared.spec import CacheSpec
+from mapolab.data.sources.open import open_source
+from mapolab.errors import UserError
+from mapolab.models.encoder import Encoder
+from mapolab.models.sdxl import SDXL
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def small_units(monkeypatch):
+    """Units of a few rows, so that a small data set has several of each kind."""
+    monkeypatch.setattr(scan, "ROWS_PER_UNIT", 10)
+    monkeypatch.setattr(plan, "MOST_IMAGES_PER_SHARD", 7)
+    monkeypatch.setattr(plan, "PROMPTS_PER_SHARD", 2)
+
+
+@pytest.fixture(scope="module")
+def sdxl(tiny_pipeline_folder) -> SDXL:
+    return SDXL(str(tiny_pipeline_folder))
+
+
+@pytest.fixture(scope="module")
+def source(make_pairs, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pairs")
+    rows = make_pairs(24)
+    rows[3]["image_0_uid"] = rows[11]["image_0_uid"]  # the same image in two pairs
+    rows[3]["jpg_0"] = rows[11]["jpg_0"]
+    rows[5]["jpg_0"] = b"broken"
+    parquet.write_table(pa.Table.from_pylist(rows), folder / "pairs.parquet", row_group_size=4)
+    return open_source(str(folder / "pairs.parquet"), None, None, folder, 1)
+
+
+def spec(source, sdxl: SDXL, **changes) -> CacheSpec:
+    return replace(CacheSpec(source.fingerprint, sdxl.encoder_identity, 16, False, True, True, "float32"), **changes)
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def test_parts_in_any_order_make_the_same_cache(source, sdxl, tmp_path, small_units):
+    assert prepare(source, spec(source, sdxl), sdxl, CPU, tmp_path / "one")
+    complete = [prepare(source, spec(source, sdxl), sdxl, CPU, tmp_path / "three", part, 3) for part in (2, 0, 1)]
+    assert complete == [False, False, True]
+    assert content(tmp_path / "one") == content(tmp_path / "three")
+    assert len(list((tmp_path / "one" / "images").glob("*.safetensors"))) > 3
+
+
+def test_what_was_cut_short_is_made_again_and_the_rest_kept(source, sdxl, tmp_path, small_units, capfd):
+    whole = tmp_path / "whole"
+    prepare(source, spec(source, sdxl), sdxl, CPU, whole)
+    expected, times = content(whole), {file: file.stat().st_mtime_ns for file in whole.rglob("*.safetensors")}
+    (whole / "images" / "00001.json").unlink()  # killed between a file and its note
+    damaged = whole / "prompts" / "00000.safetensors"
+    damaged.write_bytes(damaged.read_bytes()[:100])
+    assert not PreparedCache.is_complete(whole)
+    with pytest.raises(UserError, match=r"prompts/00000.safetensors is cut off or missing. `mapolab prepare` makes it"):
+        PreparedCache.open(whole, spec(source, sdxl))
+    assert prepare(source, spec(source, sdxl), sdxl, CPU, whole)
+    assert content(whole) == expected
+    again = {file.name for file, time in times.items() if file.stat().st_mtime_ns != time}
+    assert again <= {"00001.safetensors", "00000.safetensors", "rows.safetensors"}
+
+
+def test_verify_finds_a_flipped_bit(source, sdxl, tmp_path, small_units, capfd):
+    prepare(source, spec(source, sdxl), sdxl, CPU, tmp_path)
+    expected = content(tmp_path)
+    damaged = tmp_path / "images" / "00002.safetensors"
+    data = bytearray(damaged.read_bytes())
+    data[-1] ^= 1
+    damaged.write_bytes(data)
+    assert prepare(source, spec(source, sdxl), sdxl, CPU, tmp_path, verify=True)
+    assert f"{damaged} is damaged; it is made again" in capfd.readouterr().err
+    assert content(tmp_path) == expected
+
+
+def test_a_complete_cache_needs_no_encoder(source, sdxl, tmp_path, monkeypatch):
+    prepare(source, spec(source, sdxl), sdxl, CPU, tmp_path)
+    monkeypatch.setattr(Encoder, "load", lambda sdxl: pytest.fail("the encoders were loaded"))
+    assert prepare(source, spec(source, sdxl), sdxl, CPU, tmp_path)
+
+
+def test_images_and_prompts_are_encoded_once(source, sdxl, tmp_path):
+    prepare(source, spec(source, sdxl), sdxl, CPU, tmp_path)
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    # 24 pairs and the tie, which repeats the first pair; one image occurs under its name in two pairs.
+    assert (manifest["rows"], manifest["images"], manifest["prompts"], manifest["broken_images"]) == (25, 47, 4, 1)
+    cache = PreparedCache.open(tmp_path, spec(source, sdxl))
+    assert cache.fault(5, [0]) == "image no image file"
+    assert cache.fault(5, [1]) is None
+    encoder, record = Encoder.load(sdxl), source.records(0)[1]
+    from mapolab.data.images import load, to_pixel_values
+
+    pixels = load(record.images[1].data, (16, 16), flip=True)
+    mean, std, time_ids = cache.images([1], [1], [True])
+    expected = encoder.encode_images(to_pixel_values(pixels.pixels)[None])
+    torch.testing.assert_close((mean, std), expected, rtol=0, atol=1e-5)
+    assert torch.equal(time_ids[0], pixels.time_ids)
+    torch.testing.assert_close(cache.prompts([1]), encoder.encode_prompts([record.caption]), rtol=0, atol=1e-5)
+
+
+def test_a_wrong_cache_is_refused_by_name(source, sdxl, tmp_path):
+    prepare(source, spec(source, sdxl), sdxl, CPU, tmp_path / "a")
+    changes = {"data_fingerprint": "other", "encoder_identity": "other", "resolution": 32, "with_std": False}
+    for name, value in changes.items():
+        wrong = spec(source, sdxl, **{name: value})
+        with pytest.raises(UserError, match=f"is a wrong one: its {name.replace('_', ' ')} is"):
+            PreparedCache.open(tmp_path / "a", wrong)
+        with pytest.raises(UserError, match="is a wrong one"):
+            prepare(source, wrong, sdxl, CPU, tmp_path / "a")
+    with pytest.raises(UserError, match="holds no finished cache"):
+        PreparedCache.open(tmp_path / "nothing", spec(source, sdxl))
+
+
+def test_half_precision_takes_half_the_room(source, sdxl, tmp_path):
+    sizes = {}
+    for dtype in ("float32", "float16"):
+        prepare(source, spec(source, sdxl, dtype=dtype), sdxl, CPU, tmp_path / dtype)
+        cache = PreparedCache.open(tmp_path / dtype, spec(source, sdxl, dtype=dtype))
+        sizes[dtype] = (tmp_path / dtype / "prompts" / "00000.safetensors").stat().st_size
+        assert cache.images([1], [1], [False])[0].dtype == torch.float32
+    assert sizes["float16"] < 0.6 * sizes["float32"]
+
+
+def test_a_disk_too_small_is_told_beforehand(source, sdxl, tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
+    with pytest.raises(UserError, match=r"has only 1 kB free. Choose another data.cache_folder"):
+        prepare(source, spec(source, sdxl), sdxl, CPU, tmp_path)
+    assert not (tmp_path / "images").exists()
+
+
+def test_aspect_buckets_keep_each_pair_in_one_shape(source, sdxl, tmp_path):
+    with_buckets = spec(source, sdxl, aspect_buckets=True, resolution=32)
+    prepare(source, with_buckets, sdxl, CPU, tmp_path)
+    cache = PreparedCache.open(tmp_path, with_buckets)
+    assert len(set(cache.buckets.tolist())) > 1
+    shapes = set()
+    for row in (0, 1, 2, 4, 6):
+        first, second = (cache.images([row], [place], [False]) for place in (0, 1))
+        assert first[0].shape == second[0].shape
+        assert (first[2][0, 4:] == torch.tensor(first[0].shape[-2:]) * 2).all()  # the target size; this VAE halves
+        shapes.add(tuple(first[0].shape[-2:]))
+    assert len(shapes) > 1
