@@ -129,6 +129,12 @@ def tiny_pipeline_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def make_image() -> Callable[[int, tuple[int, int]], bytes]:
+    """`encoded_image`."""
+    return encoded_image
+
+
+@pytest.fixture(scope="session")
 def make_pairs() -> Callable[[int], list[dict[str, Any]]]:
     """`pair_rows`, for tests that change some of the rows."""
     return pair_rows

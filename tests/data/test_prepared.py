@@ -146,15 +146,23 @@ def test_a_disk_too_small_is_told_beforehand(source, sdxl, tmp_path, monkeypatch
     assert not (tmp_path / "images").exists()
 
 
-def test_aspect_buckets_keep_each_pair_in_one_shape(source, sdxl, tmp_path):
+def test_aspect_buckets_keep_each_pair_in_one_shape(make_image, sdxl, tmp_path):
+    sizes = [((48, 24), (40, 24)), ((24, 24), (30, 30)), ((24, 40), (24, 48)), ((48, 24), (24, 48))]
+    rows = [
+        {"caption": "a fox", "jpg_0": make_image(0, first), "jpg_1": make_image(1, second), "label_0": 1.0}
+        for first, second in sizes
+    ]
+    parquet.write_table(pa.Table.from_pylist(rows), tmp_path / "pairs.parquet")
+    source = open_source(str(tmp_path / "pairs.parquet"), None, None, tmp_path, 1)
     with_buckets = spec(source, sdxl, aspect_buckets=True, resolution=32)
-    prepare(source, with_buckets, sdxl, CPU, tmp_path)
-    cache = PreparedCache.open(tmp_path, with_buckets)
-    assert len(set(cache.buckets.tolist())) > 1
-    shapes = set()
-    for row in (0, 1, 2, 4, 6):
-        first, second = (cache.images([row], [place], [False]) for place in (0, 1))
-        assert first[0].shape == second[0].shape
-        assert (first[2][0, 4:] == torch.tensor(first[0].shape[-2:]) * 2).all()  # the target size; this VAE halves
-        shapes.add(tuple(first[0].shape[-2:]))
-    assert len(shapes) > 1
+    prepare(source, with_buckets, sdxl, CPU, tmp_path / "cache")
+    cache = PreparedCache.open(tmp_path / "cache", with_buckets)
+    shapes = []
+    for row in range(4):
+        (first, _, first_ids), (second, _, second_ids) = (cache.images([row], [place], [False]) for place in (0, 1))
+        assert first.shape == second.shape
+        target = [2 * side for side in first.shape[-2:]]  # this VAE halves
+        assert first_ids[0, 4:].tolist() == second_ids[0, 4:].tolist() == target
+        assert first_ids[0, :2].tolist() == list(sizes[row][0][::-1])
+        shapes.append(tuple(target))
+    assert shapes == [(24, 40), (32, 32), (40, 24), (32, 32)]

@@ -23,7 +23,7 @@ NO_OVERRIDES = dict.fromkeys(("prompts", "steps", "guidance_scale", "seed", "bat
 def finished_run(train_config, tmp_path) -> Path:
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("a fox\ntwo boats\nrain\n", encoding="utf-8")
-    train_config["evaluation"] = {
+    train_config["evaluation"] |= {
         "prompts": str(prompts),
         "steps": 2,
         "guidance_scale": 2.0,
@@ -34,6 +34,7 @@ def finished_run(train_config, tmp_path) -> Path:
         "target_style": None,
         "scorers": [],
     }
+    train_config["data"]["allow_overlap"] = True  # the prompts are captions of the pairs
     train_config["trainer"]["max_steps"] = 2
     train_config["schedule"]["warmup_steps"] = 0
     train_config["optimizer"]["lr"] = 0.1

@@ -68,8 +68,9 @@ class Workshop:
             "seed": seed,
             "objective": objective,
             "optimizer": {"lr": learning_rate},
-            "data": {"path": "pairs.parquet", "num_workers": 0},
-            "trainer": {"max_steps": 40, "log_every": 1},
+            "data": {"path": "pairs.parquet", "batch_size": 4, "num_workers": 0},
+            "trainer": {"max_steps": 40, "gradient_accumulation": 1, "log_every": 1},
+            "strategy": {"devices": 1, "num_nodes": 1},
         }
         folder = self.root / f"{name}-seed{seed}-{short_hash(config)}"
         write(folder / "config.yaml", yaml.safe_dump(config))

@@ -14,7 +14,7 @@ from rich.table import Table
 from mapolab import files
 from mapolab.errors import UserError
 from mapolab.evaluation.generation import generate, load_pictures, load_pipeline, picture_path
-from mapolab.evaluation.prompts import read_prompts
+from mapolab.evaluation.prompts import find_prompts
 from mapolab.evaluation.scorer import Scorer, build_scorers
 
 OVERRIDABLE = ("prompts", "split", "revision", "steps", "guidance_scale", "seed", "batch_size")
@@ -32,7 +32,7 @@ def evaluate(config: dict) -> Path:
     if not options["prompts"]:
         raise UserError("There are no prompts to draw. Give prompts=<a .csv or .txt file>.")
     index_folder = Path(run_config["data"]["cache_folder"] or Path(run_config["output_root"]) / ".cache")
-    prompts = read_prompts(options["prompts"], options["split"], options["revision"], index_folder)
+    prompts = find_prompts(options["prompts"], options["split"], options["revision"], index_folder)
     scorers = build_scorers(options["scorers"], options["target_style"])
     settings = _settings(options, prompts, scorers)
     base = _base_folder(run, run_config)

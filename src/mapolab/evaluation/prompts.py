@@ -12,17 +12,36 @@ from mapolab.errors import UserError
 from mapolab.paths import resolve
 
 
-def read_prompts(source: str, split: str | None, revision: str | None, cache_folder: Path) -> list[str]:
-    """The prompts of a file in its order, or the different captions of a data set (as `data.path` names one) in theirs.
+def find_prompts(source: str, split: str | None, revision: str | None, cache_folder: Path) -> list[str]:
+    """The prompts of a .csv or .txt file in its order, or the different captions of a data set (named as `data.path`).
 
-    split, revision: of the data set. cache_folder: where its index is kept.
+    split, revision: of the data set. cache_folder: where its index is kept. Raises UserError where there are none.
+    """
+    return held_out(source, split, revision, cache_folder)[0]
+
+
+def held_out(
+    source: str | None, split: str | None, revision: str | None, cache_folder: Path
+) -> tuple[list[str], list[str]]:
+    """The prompts that a run will be evaluated on, and the ids of the images that belong to them in a data set.
+
+    Both are empty where no prompts are named.
+    """
+    if source is None:
+        return [], []
+    if Path(source).suffix in (".csv", ".txt"):
+        return read_prompts(source), []
+    texts = list(_texts(source, split, revision, cache_folder))
+    prompts = dict.fromkeys(text.caption for text in texts if text.caption)
+    return list(prompts), sorted({name for text in texts for name in text.image_ids})
+
+
+def read_prompts(source: str) -> list[str]:
+    """The prompts of a .csv or .txt file, in its order.
+
     Raises UserError when the file is missing, not UTF-8, has no ``prompt`` column or holds no prompt.
     """
     path = Path(resolve(source))
-    if path.suffix not in (".csv", ".txt"):
-        return list(
-            dict.fromkeys(text.caption for text in _texts(source, split, revision, cache_folder) if text.caption)
-        )
     if not path.is_file():
         raise UserError(f"evaluation.prompts is {source}, but there is no such file. Name a .csv or a .txt file.")
     try:
@@ -34,20 +53,6 @@ def read_prompts(source: str, split: str | None, revision: str | None, cache_fol
     if not prompts:
         raise UserError(f"{source} holds no prompt. Write one prompt a line, or a column named prompt.")
     return prompts
-
-
-def held_out(source: str | None, split: str | None, revision: str | None, cache_folder: Path) -> tuple[list, list]:
-    """The prompts that a run will be evaluated on, and the ids of the images that belong to them in a data set.
-
-    Both are empty where no prompts are named.
-    """
-    if source is None:
-        return [], []
-    if Path(source).suffix in (".csv", ".txt"):
-        return read_prompts(source, split, revision, cache_folder), []
-    texts = list(_texts(source, split, revision, cache_folder))
-    prompts = dict.fromkeys(text.caption for text in texts if text.caption)
-    return list(prompts), sorted({name for text in texts for name in text.image_ids})
 
 
 def _texts(source: str, split: str | None, revision: str | None, cache_folder: Path) -> Iterator[RowText]:
