@@ -1,8 +1,8 @@
 """Which row stands in for a broken one: a rule over the data alone, so that no other position shifts."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from itertools import chain
+from typing import NamedTuple
 
 import numpy as np
 
@@ -12,9 +12,11 @@ from mapolab.data.records import Blocks
 MOST_TRIED = 1000  # rows, before the data is taken for broken altogether
 
 
-@dataclass(frozen=True)
-class Replaced:
-    """A broken row that a position came to. name: where it stands; replacement: the row used in its place."""
+class Replaced(NamedTuple):
+    """A broken row that a position came to. name: where it stands; replacement: the row used in its place.
+
+    A tuple, because Lightning looks into batches and refuses frozen dataclasses there.
+    """
 
     position: int
     row: int

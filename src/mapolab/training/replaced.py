@@ -2,7 +2,6 @@
 
 import csv
 import io
-from dataclasses import astuple, fields
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ from mapolab.data.replacement import Replaced
 from mapolab.errors import RunError
 from mapolab.files import write_text
 
-COLUMNS = [field.name for field in fields(Replaced)]
 # The share is of the rows seen so far, but of at least so many (or all there are): one early broken row is no catastrophe.
 LEAST_SEEN = 1000
 
@@ -60,13 +58,13 @@ class BrokenRows(Callback):
     def _write(self) -> None:
         table = io.StringIO()
         writer = csv.writer(table, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        writer.writerows(astuple(found) for found in sorted(self.seen.values(), key=lambda found: found.row))
+        writer.writerow(Replaced._fields)
+        writer.writerows(sorted(self.seen.values(), key=lambda found: found.row))
         write_text(self.file, table.getvalue())
 
     def _too_many(self, what: str) -> RunError:
         return RunError(
-            f"The run stops because {what} ; data.max_broken_share allows {self.most:.1%}. Fetch or repair the data, or "
+            f"The run stops because {what}; data.max_broken_share allows {self.most:.1%}. Fetch or repair the data, or "
             "raise the share; the same command then continues the run."
         )
 

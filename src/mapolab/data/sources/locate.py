@@ -65,11 +65,12 @@ def _local_files(path: Path) -> list[DataFile]:
 
 
 def _remote_files(path: str, revision: str | None) -> list[DataFile]:
+    url = path
     if "://" not in path:
-        path = f"hf://datasets/{path}@{revision}" if revision else f"hf://datasets/{path}"
+        url = f"hf://datasets/{path}@{revision}" if revision else f"hf://datasets/{path}"
     try:
-        filesystem, root = fsspec.core.url_to_fs(path)
-        entries = with_retries(lambda: filesystem.find(root, detail=True), path)
+        filesystem, root = fsspec.core.url_to_fs(url)
+        entries = with_retries(lambda: filesystem.find(root, detail=True), url)
     except (ImportError, ValueError) as error:
         raise UserError(f"data.path={path} cannot be opened: {' '.join(str(error).split())}.") from None
     except OSError as error:
