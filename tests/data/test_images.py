@@ -20,7 +20,7 @@ def stripes(width, height):
 
 
 def columns(prepared):
-    return prepared.pixels[0, 0].tolist()
+    return prepared.pixels[0, :, 0].tolist()
 
 
 def test_a_wide_image_is_cut_and_not_stretched():
@@ -32,13 +32,13 @@ def test_a_wide_image_is_cut_and_not_stretched():
 
 def test_a_tall_image_is_resized_by_its_short_side():
     prepared = load(encoded(stripes(32, 96)), (16, 16))
-    assert prepared.pixels.shape == (3, 16, 16)
+    assert prepared.pixels.shape == (16, 16, 3)
     assert prepared.time_ids.tolist() == [96, 32, 16, 0, 16, 16]
 
 
 def test_a_target_that_is_no_square_is_covered():
     prepared = load(encoded(stripes(64, 32)), (16, 24))
-    assert prepared.pixels.shape == (3, 16, 24)
+    assert prepared.pixels.shape == (16, 24, 3)
     assert prepared.time_ids.tolist() == [32, 64, 0, 4, 16, 24]
 
 
@@ -85,12 +85,15 @@ def test_transparency_becomes_white():
 )
 def test_other_modes_become_rgb(image, value):
     pixels = load(encoded(image), (4, 4)).pixels
-    assert pixels.shape == (3, 4, 4)
+    assert pixels.shape == (4, 4, 3)
     assert pixels.unique().tolist() == [value]
 
 
 def test_pixel_values_reach_from_minus_one_to_one():
-    assert to_pixel_values(torch.tensor([0, 255], dtype=torch.uint8)).tolist() == [-1, 1]
+    pixels = torch.tensor([0, 255, 51], dtype=torch.uint8).expand(2, 4, 5, 3)
+    values = to_pixel_values(pixels)
+    assert values.shape == (2, 3, 4, 5)
+    assert values[1, :, 2, 3].tolist() == pytest.approx([-1, 1, -0.6])
 
 
 @pytest.mark.parametrize("read", [lambda data: load(data, (16, 16)), read_size])

@@ -6,7 +6,7 @@ Both give the same batches (the second after `encode_batch`), a dict of
     replaced              list of `Replaced`: the broken rows among the B, and what stands in for them
     labels                (B,) float32: 1 the chosen image is preferred, or a single image liked; 0 disliked; 0.5 a tie
     weights               (B,) float32: factors of the losses
-    chosen_latents        (B, C, H, W) float32;  chosen_pixels (B, 3, height, width) uint8 before it is encoded
+    chosen_latents        (B, C, H, W) float32;  chosen_pixels (B, height, width, 3) uint8 before it is encoded
     chosen_time_ids       (B, 6) float32
     rejected_...          the same, where the objective looks at rejected images
     prompt_embeds         (B, L, D) float32;     captions (list of B strings) before they are encoded
@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, default_collate
 
 from mapolab.data.draw import POSTERIOR_STREAMS, Draw, sample_posterior
 from mapolab.data.images import BrokenImage, PreparedImage, load, to_pixel_values
@@ -132,7 +132,8 @@ class PixelPairs(PairDataset):
     def contents(self, samples: list[Sample], positions: list[int]) -> Batch:
         batch: Batch = {"captions": [sample.caption for sample in samples]}
         for side in samples[0].sides:
-            batch[f"{side}_pixels"] = torch.stack([sample.decoded[side].pixels for sample in samples])
+            # In a loader process default_collate stacks straight into the memory that it shares with the trainer.
+            batch[f"{side}_pixels"] = default_collate([sample.decoded[side].pixels for sample in samples])
             batch[f"{side}_time_ids"] = torch.stack([sample.decoded[side].time_ids for sample in samples])
         return batch
 

@@ -27,7 +27,7 @@ class BrokenImage(ValueError):
 
 @dataclass(frozen=True)
 class PreparedImage:
-    """pixels: (3, height, width) uint8. time_ids: (6,) float32, SDXL's `add_time_ids`."""
+    """pixels: (height, width, 3) uint8, as it was decoded. time_ids: (6,) float32, SDXL's `add_time_ids`."""
 
     pixels: Tensor
     time_ids: Tensor
@@ -51,17 +51,19 @@ def load(data: bytes, size: tuple[int, int], flip: bool = False) -> PreparedImag
     if image.size != resized:
         image = image.resize(resized, Image.Resampling.LANCZOS)
     left, top = (resized[0] - width) // 2, (resized[1] - height) // 2
-    pixels = np.array(image.crop((left, top, left + width, top + height)).convert("RGB"))
+    if image.size != (width, height):
+        image = image.crop((left, top, left + width, top + height))
+    pixels = np.array(image if image.mode == "RGB" else image.convert("RGB"))
     time_ids = [original_height, original_width, top, left, height, width]
     return PreparedImage(
-        pixels=torch.from_numpy(pixels).permute(2, 0, 1).contiguous(),
+        pixels=torch.from_numpy(pixels),
         time_ids=torch.tensor(time_ids, dtype=torch.float32),
     )
 
 
 def to_pixel_values(pixels: Tensor) -> Tensor:
-    """uint8 pixels as the VAE takes them: float32 in -1 .. 1, of the same shape."""
-    return pixels.float() / 127.5 - 1.0
+    """(N, height, width, 3) uint8 pixels as the VAE takes them: (N, 3, height, width) float32 in -1 .. 1."""
+    return pixels.permute(0, 3, 1, 2).float().contiguous() / 127.5 - 1.0
 
 
 def read_size(data: bytes) -> tuple[int, int]:
@@ -103,7 +105,8 @@ def _decoded(image: Image.Image, target: tuple[int, int]) -> Image.Image:
     try:
         image.draft(None, (DECODED_AT_LEAST * target[0], DECODED_AT_LEAST * target[1]))
         image.load()
-        image = ImageOps.exif_transpose(image)
+        if image.getexif().get(ORIENTATION, 1) != 1:
+            image = ImageOps.exif_transpose(image)
         if image.mode.startswith("I"):  # 16 bits
             return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
         if image.has_transparency_data:

@@ -76,7 +76,7 @@ def _prepared(
             orientations = [load(data, size, flip) for flip in spec.orientations]
         except BrokenImage as reason:
             broken[image] = f"image {reason}"
-            black = PreparedImage(torch.zeros(3, *size, dtype=torch.uint8), torch.zeros(6))
+            black = PreparedImage(torch.zeros(*size, 3, dtype=torch.uint8), torch.zeros(6))
             orientations = [black] * len(spec.orientations)
         yield orientations
 
