@@ -88,11 +88,13 @@ def on_line_batch(dataset: Any, positions: list[int], encoder: Encoder, parts: P
     with parts.part("decode"):
         prepared = [[load(image.data, dataset.size) for image in record.images] for record in records]
     with parts.part("VAE"):
-        for index, side in enumerate(SIDES):
-            pixels = torch.stack([images[index].pixels for images in prepared])
-            mean, std = encoder.encode_images(to_pixel_values(pixels))
+        ordered = [images[index] for index in range(2) for images in prepared]
+        pixels = torch.stack([image.pixels for image in ordered])
+        encoded = encoder.encode_images(to_pixel_values(pixels))
+        for side, mean, std in zip(SIDES, *(values.chunk(2) for values in encoded), strict=True):
             batch[f"{side}_latents"] = sample_posterior(mean, std, 0, positions, side)
-            batch[f"{side}_time_ids"] = torch.stack([images[index].time_ids for images in prepared])
+        time_ids = torch.stack([image.time_ids for image in ordered]).chunk(2)
+        batch |= {f"{side}_time_ids": ids for side, ids in zip(SIDES, time_ids, strict=True)}
     with parts.part("text"):
         batch["prompt_embeds"], batch["pooled_prompt_embeds"] = encoder.encode_prompts(
             [record.caption for record in records]

@@ -2,7 +2,8 @@
 
 One process times in turn, on the same UNet (large: 27 M parameters, 128 px, 4 pairs; small: 1.6 M, 64 px, 8 pairs),
 
-    floor           the UNet's forward and backward pass, MaPO's loss and the optimizer's step, on noised latents
+    floor           the UNet's forward and backward pass, MaPO's loss, clipping, the optimizer; on ready, noised latents
+    unclipped       the same without clipping the gradient
     cached          a whole step of MaPO from a prepared cache: loader, noise, clipping, metrics, all but checkpoints
     on-line         the same from 512 px JPEGs: read, decoded, encoded by VAE and text encoders in the step
     diffusion_dpo   the cached step of Diffusion-DPO, with its frozen reference
@@ -36,7 +37,6 @@ from mapolab.data.prepared.prepare import prepare
 from mapolab.diffusion.errors import denoising_task, per_sample_errors, predict
 from mapolab.models.encoder import Encoder
 from mapolab.models.reference import FrozenCopy
-from mapolab.models.sdxl import SDXL
 from mapolab.training.data import build_datamodule, cache_folder, cache_spec, open_data
 from mapolab.training.metrics import MetricsFile, StepMetrics
 from mapolab.training.module import AlignmentModule, pair_errors
@@ -98,16 +98,19 @@ class Bench:
             trainer.fit(module, build_datamodule(config, objective, self.source, self.sdxl))
         return times.seconds()[2:]
 
-    def floor_steps(self, steps: int) -> list[float]:
+    def floor_steps(self, clipped: bool, steps: int) -> list[float]:
         """Seconds of each of `steps` bare steps on a batch that is noised once, after two that warm up."""
         unet, objective = build_unet(self.size).train(), objectives.build("mapo", beta=8.0)
         task = denoising_task(self.cached_batch(), DDPMScheduler(), seed=0, with_rejected=True)
-        optimizer = instantiate(OPTIMIZER, unet.parameters())
+        parameters = list(unet.parameters())
+        optimizer = instantiate(OPTIMIZER, parameters)
         ends = []
         for _ in range(steps + 3):
             errors = per_sample_errors(predict(unet, task), task.target)
             optimizer.zero_grad()
             objective(pair_errors(errors, None, with_rejected=True)).loss.backward()
+            if clipped:
+                torch.nn.utils.clip_grad_norm_(parameters, 1.0)
             optimizer.step()
             ends.append(self.clock())
         return [after - before for before, after in pairwise(ends)][2:]
@@ -146,19 +149,21 @@ def measure(runs: dict[str, Callable[[], list[float]]], turns: int) -> dict[str,
 
 def report(bench: Bench, steps: int, turns: int) -> None:
     size = bench.size
-    floor = {"floor": lambda: bench.floor_steps(steps)}
+    floor = {"floor": lambda: bench.floor_steps(True, steps), "unclipped": lambda: bench.floor_steps(False, steps)}
     kinds = {"cached": ("mapo", True), "on-line": ("mapo", False), "diffusion_dpo": ("diffusion_dpo", True)}
     trained = {name: (lambda kind=kind: bench.trainer_steps(*kind, steps)) for name, kind in kinds.items()}
     medians = measure(floor | trained, turns)
     vae = bench.sdxl.load_vae()
     print(
-        f"UNet {millions(build_unet(size)):.1f} M parameters, VAE encoder {millions(vae.encoder):.1f} M, {size.resolution} px, "
+        f"UNet {millions(build_unet(size)):.1f} M parameters, VAE encoder {millions(vae.encoder):.1f} M, "
+        f"{size.resolution} px, "
         f"{size.batch_size} pairs a step, {torch.get_num_threads()} threads, {bench.workers} loader processes on-line"
     )
     for name, seconds in medians.items():
         print(f"{name:14} {seconds * 1e3:8.1f} ms a step")
     base = medians["floor"]
     print(f"cached / floor           {medians['cached'] / base:.3f}  (aim: at most {size.most_cached})")
+    print(f"cached / unclipped       {medians['cached'] / medians['unclipped']:.3f}")
     print(f"on-line / floor          {medians['on-line'] / base:.3f}  (aim: at most {size.most_on_line})")
     print(
         f"mapo / diffusion_dpo     {medians['cached'] / medians['diffusion_dpo']:.3f}  (aim: at most 0.80; least: 0.75)"

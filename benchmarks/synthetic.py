@@ -1,7 +1,7 @@
 """A data set in Pick-a-Pic v2's columns, as large as wished: `python benchmarks/synthetic.py <folder> <rows>`.
 
-512 px JPEGs of about 75 kB, from a pool of 256 pictures under names of their own; 11% ties; 16 pairs a prompt; row groups
-of 100 rows and files of 1,000. The same rows for the same number, and none is written twice.
+512 px JPEGs of about 75 kB, from a pool of 256 pictures under names of their own; 11% ties; 16 pairs a prompt; row
+groups of 100 rows and files of 1,000. The same rows for the same number, and none is written twice.
 """
 
 import argparse

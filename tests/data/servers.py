@@ -1,4 +1,4 @@
-"""A web server for files, with byte ranges, directory pages and faults on demand; and one that speaks as the hub does."""
+"""A web server for files, with byte ranges, directory pages and faults on demand; and one that speaks like the hub."""
 
 import json
 import re
@@ -79,7 +79,7 @@ class Files(BaseHTTPRequestHandler):
 
 
 class Hub(Files):
-    """The part of the hub's HTTP interface that reading a data set at a commit uses; `root/<owner>/<name>` is its data."""
+    """As much of the hub's HTTP interface as reading a data set at a commit uses; `root/<owner>/<name>` is its data."""
 
     COMMIT = "0123456789abcdef0123456789abcdef01234567"
 

@@ -109,7 +109,7 @@ def test_images_and_prompts_are_encoded_once(source, sdxl, tmp_path):
 
     pixels = load(record.images[1].data, (16, 16), flip=True)
     mean, std, time_ids = cache.images([1], [1], [True])
-    expected = encoder.encode_images(to_pixel_values(pixels.pixels)[None])
+    expected = encoder.encode_images(to_pixel_values(pixels.pixels[None]))
     torch.testing.assert_close((mean, std), expected, rtol=0, atol=1e-5)
     assert torch.equal(time_ids[0], pixels.time_ids)
     torch.testing.assert_close(cache.prompts([1]), encoder.encode_prompts([record.caption]), rtol=0, atol=1e-5)

@@ -1,4 +1,5 @@
-"""A program of its own: streams a data set through the real trainer, notes the samples it sees, and stops in the middle.
+"""A program of its own: streams a data set through the real trainer, notes the samples it sees, and stops in the
+middle.
 
 python visit.py <folder> <ranks> <workers> <pairs a rank> <steps to stop after> <checkpoint to go on from, or ->
 """

@@ -118,8 +118,8 @@ def _check_data(data: Config) -> None:
         raise UserError(f"data.shuffle_window is {window}; give a number of rows, all, or auto.")
     if data["aspect_buckets"] and (not data["cache"] or type(window) is int):
         raise UserError(
-            "data.aspect_buckets=true sorts all rows by shape, which only a prepared cache knows. Set data.cache=true and "
-            "data.shuffle_window=all, or data.aspect_buckets=false."
+            "data.aspect_buckets=true sorts all rows by shape, which only a prepared cache knows. Set "
+            "data.cache=true and data.shuffle_window=all, or data.aspect_buckets=false."
         )
 
 

@@ -38,8 +38,8 @@ def check_data(path: str) -> None:
     elsewhere = "://" in path or (path.count("/") == 1 and not path.startswith((".", "/", "~")))
     if not Path(resolve(path)).exists() and (path.endswith(".parquet") or not elsewhere) and "://" not in path:
         raise UserError(
-            f"data.path={path} does not exist. Name a parquet file, a folder of them or of image pairs, a URL, or a data "
-            "set on the hub (owner/name)."
+            f"data.path={path} does not exist. Name a parquet file, a folder of them or of image pairs, a URL, or a "
+            "data set on the hub (owner/name)."
         )
 
 

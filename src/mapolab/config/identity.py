@@ -18,8 +18,8 @@ def identity(config: dict[str, Any]) -> dict[str, Any]:
     kept["data"] = _without(config["data"], OUTSIDE_OF_DATA)
     kept["trainer"] = _without(config["trainer"], OUTSIDE_OF_TRAINER)
     if (step := samples_per_step(config)) is not None:
-        # How a step's samples are dealt out to processes and forward passes does not change which they are, so a run may
-        # go on with another number of devices.
+        # How a step's samples are dealt out to processes and forward passes does not change which they are, so a run
+        # may go on with another number of devices.
         del kept["strategy"]
         kept["data"] = _without(kept["data"], ("batch_size",))
         kept["trainer"] = _without(kept["trainer"], ("gradient_accumulation",)) | {"samples_per_step": step}

@@ -1,7 +1,7 @@
 """Aspect-ratio buckets: images keep more of their shape, and a batch holds images of one shape.
 
-They need a prepared cache, where the shapes of all rows are known. Both images of a pair share a bucket, because they go
-through the UNet together.
+They need a prepared cache, where the shapes of all rows are known. Both images of a pair share a bucket, because they
+go through the UNet together.
 """
 
 import math
@@ -20,7 +20,7 @@ STEP = 64  # pixels between the buckets' sides at 1024 px
 
 @lru_cache
 def bucket_sizes(resolution: int) -> tuple[tuple[int, int], ...]:
-    """(height, width) of each bucket: about resolution^2 pixels, sides in steps of 64 px at 1024, the square among them."""
+    """(height, width) of each bucket: about resolution^2 pixels, in steps of 64 px at 1024, the square among them."""
     step = max(8, resolution * STEP // 1024 // 8 * 8)
     sizes = {(resolution, resolution)}
     for width in range(step, 2 * resolution + 1, step):
@@ -44,7 +44,8 @@ class BucketOrder:
 
     Each bucket's rows come in an endless stream, shuffled anew in each pass over them, and micro-steps cut it in pieces
     of `stride` rows. In its epoch e a bucket of n rows gives the pieces that end there, floor((e + 1) n / stride) -
-    floor(e n / stride) of them; what is left over begins the next epoch's. The buckets of an epoch come in random order.
+    floor(e n / stride) of them; what is left over begins the next epoch's. The buckets of an epoch come in random
+    order.
 
     rows, buckets: (n,) the usable rows and the bucket of each. stride: rows of a micro-step over all ranks.
     """

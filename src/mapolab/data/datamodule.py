@@ -115,8 +115,8 @@ class PairDataModule(LightningDataModule):
         for name, now in self._layout().items():
             if state_dict.get(name) != now:
                 raise UserError(
-                    f"The checkpoint was trained with {name.replace('_', ' ')} {state_dict.get(name)}, now it is {now}. "
-                    "Restore the data and batch settings, or start a new run with another output_dir."
+                    f"The checkpoint was trained with {name.replace('_', ' ')} {state_dict.get(name)}, now it is {now}."
+                    " Restore the data and batch settings, or start a new run with another output_dir."
                 )
         self.position = state_dict["position"]
 

@@ -16,6 +16,8 @@ traceback.)
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from typing import Any
@@ -23,7 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, default_collate
+from torch.utils.data import Dataset, default_collate, get_worker_info
 
 from mapolab.data.draw import POSTERIOR_STREAMS, Draw, sample_posterior
 from mapolab.data.images import BrokenImage, PreparedImage, load, to_pixel_values
@@ -99,8 +101,8 @@ class PairDataset(Dataset, ABC):
                 replaced.append(Replaced(position, row, self.source.name(row), reason, candidate))
             return sample
         raise RunError(
-            f"Neither {self.source.name(row)} ({reason}) nor any of the {MOST_TRIED} rows that could stand in for it is "
-            "sound. Fetch or write the data again; then the same command continues the run."
+            f"Neither {self.source.name(row)} ({reason}) nor any of the {MOST_TRIED} rows that could stand in for it "
+            "is sound. Fetch or write the data again; then the same command continues the run."
         )
 
 
@@ -111,6 +113,7 @@ class PixelPairs(PairDataset):
         super().__init__(source, order, selection, draw, weighted)
         self.size = (resolution, resolution)
         self.reader = BlockReader(source, order)
+        self.threads: ThreadPoolExecutor | None = None
 
     def labels(self, block: int) -> np.ndarray:
         return self.source.labels(block)
@@ -124,10 +127,17 @@ class PixelPairs(PairDataset):
         label, sides = self.draw.judged(position, record.label, len(record.images))
         flip = self.draw.flips(position)
         try:
-            decoded = {side: load(record.images[index].data, self.size, flip) for side, index in sides.items()}
+            decoded = list(self._map(lambda image: load(record.images[image].data, self.size, flip), sides.values()))
         except BrokenImage as broken:
             raise BrokenRow(row, f"image {broken}") from None
-        return Sample(row, label, record.weight, sides, record.caption, decoded)
+        return Sample(row, label, record.weight, sides, record.caption, dict(zip(sides, decoded, strict=True)))
+
+    def _map(self, function: Callable[[int], PreparedImage], images: Iterable[int]) -> Iterable[PreparedImage]:
+        """As `map`. Without loader processes the cores wait for the batch, so a pair is decoded by two threads."""
+        if get_worker_info() is not None:
+            return map(function, images)
+        self.threads = self.threads or ThreadPoolExecutor(2)
+        return self.threads.map(function, images)
 
     def contents(self, samples: list[Sample], positions: list[int]) -> Batch:
         batch: Batch = {"captions": [sample.caption for sample in samples]}
@@ -185,8 +195,11 @@ def encode_batch(batch: Batch, encoder: Encoder, seed: int, sample: bool) -> Bat
     """
     encoded = {name: value for name, value in batch.items() if name != "captions" and not name.endswith("_pixels")}
     encoded["prompt_embeds"], encoded["pooled_prompt_embeds"] = encoder.encode_prompts(batch["captions"])
-    for side in (side for side in POSTERIOR_STREAMS if f"{side}_pixels" in batch):
-        mean, std = encoder.encode_images(to_pixel_values(batch[f"{side}_pixels"]))
-        positions = batch["positions"]
-        encoded[f"{side}_latents"] = sample_posterior(mean, std, seed, positions, side) if sample else mean
+    sides = [side for side in POSTERIOR_STREAMS if f"{side}_pixels" in batch]
+    # Both sides together: a VAE has a cost for each call.
+    pixels = torch.cat([batch[f"{side}_pixels"] for side in sides])
+    means, stds = (values.chunk(len(sides)) for values in encoder.encode_images(to_pixel_values(pixels)))
+    for side, mean, std in zip(sides, means, stds, strict=True):
+        latents = sample_posterior(mean, std, seed, batch["positions"], side) if sample else mean
+        encoded[f"{side}_latents"] = latents
     return encoded

@@ -44,8 +44,8 @@ def overlap(source: Source, prompts: Iterable[str], image_ids: Iterable[str]) ->
 def check_split(source: Source, prompts: list[str], image_ids: list[str], allowed: bool, kept_in: Path) -> str | None:
     """Raise UserError if the data overlaps with what is held out, unless that is allowed.
 
-    The result is kept under `kept_in`, so that one pass over the captions is enough for all later runs. Returns a note for
-    the manifest where an overlap was allowed.
+    The result is kept under `kept_in`, so that one pass over the captions is enough for all later runs. Returns a note
+    for the manifest where an overlap was allowed.
     """
     file = kept_in / f"{short_hash([source.fingerprint, prompts, image_ids])}.json"
     try:
@@ -57,9 +57,9 @@ def check_split(source: Source, prompts: list[str], image_ids: list[str], allowe
         return None
     if not allowed:
         raise UserError(
-            f"The training data shares {found}, such as {found.example[:80]!r}: the scores would measure memory. Train on "
-            "another split (data.split), evaluate on other prompts, or set data.allow_overlap=true; the manifest then "
-            "says so."
+            f"The training data shares {found}, such as {found.example[:80]!r}: the scores would measure memory. "
+            "Train on another split (data.split), evaluate on other prompts, or set data.allow_overlap=true; the "
+            "manifest then says so."
         )
     return f"trained on {found} (data.allow_overlap)"
 

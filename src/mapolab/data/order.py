@@ -3,10 +3,10 @@
 A position is a place in the endless order of a run: it grows over epochs, ranks and accumulation steps, and is the only
 notion of progress. A run that has come to position N continues there, on any number of workers, without replaying.
 
-Two orders. `GlobalOrder` shuffles all rows that can be used; it needs to know them beforehand, as a prepared cache does.
-`WindowOrder` needs nothing but the sizes of the blocks: it shuffles the blocks, and rows within a window of some blocks,
-so that a reader holds one window at a time. What a row is worth it learns when it comes there; a row that is not used
-(a tie, say) leaves its position empty.
+Two orders. `GlobalOrder` shuffles all rows that can be used; it needs to know them beforehand, as a prepared cache
+does. `WindowOrder` needs nothing but the sizes of the blocks: it shuffles the blocks, and rows within a window of some
+blocks, so that a reader holds one window at a time. What a row is worth it learns when it comes there; a row that is
+not used (a tie, say) leaves its position empty.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -186,9 +186,9 @@ class MicroSteps(Sampler[MicroStep]):
     """The forward passes of this rank, from position `start` on.
 
     Micro-step m takes the next `batch_size * world_size` positions that hold a sample; rank r has the r-th `batch_size`
-    of them. The length is that of the whole run, also when `done` micro-steps lie behind: Lightning restores its own count
-    of batches from the checkpoint and compares it with the length, so a resumed loader must report the full one and
-    yield the rest.
+    of them. The length is that of the whole run, also when `done` micro-steps lie behind: Lightning restores its own
+    count of batches from the checkpoint and compares it with the length, so a resumed loader must report the full one
+    and yield the rest.
     """
 
     def __init__(

@@ -32,8 +32,8 @@ class RowText:
 class Record:
     """One judgement.
 
-    images: two, in the order of the file, or one. label: 1, the first image is preferred, or the single one is liked; 0,
-    the second is preferred, or the single one is disliked; 0.5, neither. weight: factor of the row's loss.
+    images: two, in the order of the file, or one. label: 1, the first image is preferred, or the single one is liked;
+    0, the second is preferred, or the single one is disliked; 0.5, neither. weight: factor of the row's loss.
     """
 
     row: int

@@ -1,4 +1,4 @@
-"""Prompt sets: a CSV file with a ``prompt`` column, a text file with one prompt a line, or the captions of a data set."""
+"""Prompt sets: a CSV file with a ``prompt`` column, a text file with a prompt a line, or the captions of a data set."""
 
 from __future__ import annotations
 

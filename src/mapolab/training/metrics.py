@@ -8,7 +8,7 @@ import statistics
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -33,6 +33,7 @@ class MetricsFile:
     def __init__(self, path: Path):
         self.path = path
         self.columns: list[str] = []
+        self._opened: TextIO | None = None
 
     def rows(self) -> list[dict[str, str]]:
         """All whole rows; a row that a kill cut short is left out."""
@@ -43,6 +44,7 @@ class MetricsFile:
 
     def cut(self, step: int) -> None:
         """Remove the rows from `step` on: those of steps that a resumed run does again."""
+        self.close()
         kept = [row for row in self.rows() if int(row["step"]) < step]
         if not kept:
             self.path.unlink(missing_ok=True)
@@ -57,8 +59,17 @@ class MetricsFile:
             terms = [name for name in row if name.startswith("loss/")]
             others = ["gradient_norm", "learning_rate", *TIMINGS]
             self.columns = ["step", "consumed_samples", *CURVES, *terms, *others]
-        with open(self.path, "a", encoding="utf-8", newline="") as file:
-            file.write(_csv_text(self.columns, [row], header=is_new))
+        if self._opened is None:
+            # Kept open for the run: opening and closing takes longer than writing.
+            self._opened = open(self.path, "a", encoding="utf-8", newline="")  # noqa: SIM115
+        self._opened.write(_csv_text(self.columns, [row], header=is_new))
+        self._opened.flush()
+
+    def close(self) -> None:
+        """Let go of the file until the next row."""
+        if self._opened is not None:
+            self._opened.close()
+            self._opened = None
 
     def flush(self) -> None:
         """Bring all rows to the disk."""
@@ -121,6 +132,10 @@ class StepMetrics(Callback):
         if step % self.log_every == 0:
             for logger in trainer.loggers:
                 logger.log_metrics({key: value for key, value in self.latest.items() if key != "step"}, step=step)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if self.file is not None:
+            self.file.close()
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         # A checkpoint must not reach the disk before the rows of its steps: those are never written again.

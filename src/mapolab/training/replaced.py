@@ -13,15 +13,16 @@ from mapolab.data.replacement import Replaced
 from mapolab.errors import RunError
 from mapolab.files import write_text
 
-# The share is of the rows seen so far, but of at least so many (or all there are): one early broken row is no catastrophe.
+# The share is of the rows seen so far, but of at least so many (or all there are): one early broken row is no
+# catastrophe.
 LEAST_SEEN = 1000
 
 
 class BrokenRows(Callback):
     """Keeps `broken_rows.csv`: a line for each broken row, with the row that stood in for it.
 
-    The first rank writes it; all are told of each other's rows, and so end together. most: the share of broken rows at which the
-    run ends with a RunError. Files that could not be indexed count with the rows that they should have.
+    The first rank writes it; all are told of each other's rows, and so end together. most: the share of broken rows at
+    which the run ends with a RunError. Files that could not be indexed count with the rows that they should have.
     """
 
     def __init__(self, file: Path, most: float, source: Source):

@@ -27,9 +27,9 @@ PIXELS_PER_BATCH = 8 * 256 * 256
 def encode_images(source: Source, plan: Plan, spec: CacheSpec, images: range, encoder: Encoder, unit: Unit) -> None:
     """Write a shard of images.
 
-    Tensors, for each bucket b that occurs (`0` for square crops): `means/b` (n, O, C, H, W) and with `with_std` `stds/b`,
-    O the orientations; `time_ids` (n, 6), `bucket` and `place` (n,), an image's bucket and number therein, `sound` (n,).
-    The note names the broken ones with the reason.
+    Tensors, for each bucket b that occurs (`0` for square crops): `means/b` (n, O, C, H, W) and with `with_std`
+    `stds/b`, O the orientations; `time_ids` (n, 6), `bucket` and `place` (n,), an image's bucket and number therein,
+    `sound` (n,). The note names the broken ones with the reason.
     """
     shapes = bucket_sizes(spec.resolution) if spec.aspect_buckets else ((spec.resolution,) * 2,)
     buckets = plan.image_buckets[images.start : images.stop]

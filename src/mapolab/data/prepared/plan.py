@@ -76,7 +76,7 @@ def prompt_units(folder: Path, plan: Plan) -> list[Unit]:
 
 
 def _numbered(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Each value's number, equal for equal values and counted by first occurrence; and where each number occurs first."""
+    """Each value's number, counted by first occurrence and equal for equal values; where each number occurs first."""
     _, first, inverse = np.unique(values, return_index=True, return_inverse=True)
     order = np.argsort(first)
     number = np.empty(len(order), dtype=np.int64)

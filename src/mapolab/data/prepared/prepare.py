@@ -34,10 +34,11 @@ def prepare(
     parts: int = 1,
     verify: bool = False,
 ) -> bool:
-    """Make this part's share of the cache in `folder`; what is there already stays. Returns whether all parts are there.
+    """Make this part's share of the cache in `folder`; what is there already stays. Returns whether all parts are
+    there.
 
-    Any number of processes may work at once, each on its part of `parts`; the one that finds all of them done writes the
-    manifest. verify: compare all that is there with its checksums, instead of its sizes alone.
+    Any number of processes may work at once, each on its part of `parts`; the one that finds all of them done writes
+    the manifest. verify: compare all that is there with its checksums, instead of its sizes alone.
     Raises UserError for a folder with another cache, a disk too small, models that cannot be loaded.
     """
     _claim(folder, spec)
@@ -83,7 +84,7 @@ def _drop_damaged(folder: Path) -> None:
 
 
 def _scan(source: Source, spec: CacheSpec, folder: Path, part: int, parts: int) -> None:
-    """Do what is missing of the scan. Every process needs all of it, so each begins elsewhere and takes what it finds."""
+    """Do what is missing of the scan. Every process needs all of it: each begins elsewhere and takes what it finds."""
     pairs = list(zip(scan.units(folder, source), scan.ranges(source), strict=True))
     begin = len(pairs) * part // parts
     for unit, blocks in pairs[begin:] + pairs[:begin]:
@@ -123,16 +124,16 @@ def _announce(
     size = (values + prompts * encoder.values_per_prompt) * DTYPES[spec.dtype].itemsize
     share = f" Part {part} of {parts}." if parts > 1 else ""
     print(
-        f"Encoding {images} images and {prompts} prompts of {sum(source.block_sizes)} rows once, for this and later runs: "
-        f"about {amount(size)} in {folder}.{share}",
+        f"Encoding {images} images and {prompts} prompts of {sum(source.block_sizes)} rows once, for this and later "
+        f"runs: about {amount(size)} in {folder}.{share}",
         flush=True,
     )
     there = sum(file.stat().st_size for file in folder.rglob("*.safetensors"))
     free = shutil.disk_usage(folder).free
     if size - there > free:
         raise UserError(
-            f"The cache takes about {amount(size)}, but the disk of {folder} has only {amount(free)} free. Choose another "
-            "data.cache_folder, data.cache_dtype=float16, or data.vae_posterior=mean."
+            f"The cache takes about {amount(size)}, but the disk of {folder} has only {amount(free)} free. Choose "
+            "another data.cache_folder, data.cache_dtype=float16, or data.vae_posterior=mean."
         )
 
 

@@ -22,8 +22,8 @@ NOTHING = bytes(HASH_BYTES)  # in place of the hash of what is not there
 class Scan:
     """All rows. N: rows, K: images of a row.
 
-    captions (N,) and images (N, K): 128-bit hashes as void, zero for a row without caption; labels, weights (N,) float64;
-    buckets (N,) int64, the number of the row's shape in `bucket_sizes`, 0 without buckets.
+    captions (N,) and images (N, K): 128-bit hashes as void, zero for a row without caption; labels, weights (N,)
+    float64; buckets (N,) int64, the number of the row's shape in `bucket_sizes`, 0 without buckets.
     """
 
     labels: np.ndarray

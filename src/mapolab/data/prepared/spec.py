@@ -47,6 +47,6 @@ class CacheSpec:
         for name, wanted in self.ingredients.items():
             if ingredients.get(name) != wanted:
                 raise UserError(
-                    f"The cache {folder} is a wrong one: its {name.replace('_', ' ')} is {ingredients.get(name)}, this run "
-                    f"needs {wanted}. Remove that folder, or choose another data.cache_folder."
+                    f"The cache {folder} is a wrong one: its {name.replace('_', ' ')} is {ingredients.get(name)}, "
+                    f"this run needs {wanted}. Remove that folder, or choose another data.cache_folder."
                 )

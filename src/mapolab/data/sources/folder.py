@@ -1,5 +1,5 @@
-"""A plain folder of images: `w/` and `l/` with the preferred and the other image of a pair under equal names, or `liked/`
-and `disliked/` with single ones; and their captions.
+"""A plain folder of images: `w/` and `l/` with the preferred and the other image of a pair under equal names, or
+`liked/` and `disliked/` with single ones; and their captions.
 
 Captions stand in `captions.csv` (columns name, caption), `captions.jsonl` (objects with name and caption), or in a text
 file beside each image of `w/` or `liked/` and `disliked/`, named like it. A single image's name begins with its folder:
@@ -21,8 +21,8 @@ SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
 PAIRED, SINGLE = ("w", "l"), ("liked", "disliked")
 ROWS_PER_BLOCK = 64
 LAYOUT = (
-    "Such a folder has w/ and l/ with the preferred and the other image under equal names (or liked/ and disliked/), and "
-    "captions.csv with the columns name and caption, captions.jsonl, or a .txt file beside each image of w/."
+    "Such a folder has w/ and l/ with the preferred and the other image under equal names (or liked/ and disliked/), "
+    "and captions.csv with the columns name and caption, captions.jsonl, or a .txt file beside each image of w/."
 )
 
 

@@ -1,7 +1,7 @@
 """The index of a parquet data set: how many rows stand where, read from the files' footers alone, and kept.
 
-A footer lists a file's row groups with their offsets, sizes and the columns' least and greatest values. So its hash names
-the file's content well enough to notice an exchanged or re-written file, and no row has to be read for it.
+A footer lists a file's row groups with their offsets, sizes and the columns' least and greatest values. So its hash
+names the file's content well enough to notice an exchanged or re-written file, and no row has to be read for it.
 """
 
 import hashlib
@@ -99,8 +99,8 @@ def _read(file: DataFile, open_file: Callable[[DataFile], BinaryIO]) -> IndexedF
     groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
     if groups and (largest := max(group.total_byte_size for group in groups)) > LARGEST_ROW_GROUP:
         raise UserError(
-            f"{file.name} has a row group of {largest / 2**30:.1f} GiB, which every loader process would hold in memory. "
-            "Write the file again in smaller ones: pyarrow.parquet.write_table(table, file, row_group_size=100)."
+            f"{file.name} has a row group of {largest / 2**30:.1f} GiB, which every loader process would hold in "
+            "memory. Write the file again in smaller ones: pyarrow.parquet.write_table(table, file, row_group_size=100)."
         )
     digest = hashlib.sha256(footer).hexdigest()
     return IndexedFile(file, tuple(group.num_rows for group in groups), columns, digest)
@@ -108,25 +108,28 @@ def _read(file: DataFile, open_file: Callable[[DataFile], BinaryIO]) -> IndexedF
 
 def _footer(opened: BinaryIO, size: int) -> bytes:
     """The footer with its length and the closing magic bytes. Raises EOFError for a file that has none."""
-    for length in (TAIL, None):
-        wanted = min(size, length or needed)
-        opened.seek(size - wanted)
-        tail = opened.read(wanted)
-        if tail[-4:] != b"PAR1":
-            raise EOFError
-        needed = int.from_bytes(tail[-8:-4], "little") + 8
-        if needed <= len(tail):
-            return tail[-needed:]
-    raise EOFError
+    tail = _tail(opened, size, TAIL)
+    if tail[-4:] != b"PAR1":
+        raise EOFError
+    length = int.from_bytes(tail[-8:-4], "little") + 8
+    footer = tail[-length:] if length <= len(tail) else _tail(opened, size, length)
+    if len(footer) < length:
+        raise EOFError
+    return footer
+
+
+def _tail(opened: BinaryIO, size: int, length: int) -> bytes:
+    opened.seek(max(0, size - length))
+    return opened.read(min(size, length))
 
 
 def _check_columns(file: DataFile, columns: tuple[str, ...]) -> None:
     needed = [*NEEDED, "label_0"] if "jpg_1" in columns else NEEDED
     if missing := [name for name in needed if name not in columns]:
         raise UserError(
-            f"{file.name} lacks the column {missing[0]}. Preference pairs use the schema of Pick-a-Pic v2: caption, jpg_0, "
-            "jpg_1 (bytes of encoded images) and label_0 (1, 0, or 0.5 for a tie); single images have no jpg_1, and "
-            "label_0 says whether they are liked (1) or disliked (0)."
+            f"{file.name} lacks the column {missing[0]}. Preference pairs use the schema of Pick-a-Pic v2: caption, "
+            "jpg_0, jpg_1 (bytes of encoded images) and label_0 (1, 0, or 0.5 for a tie); single images have no "
+            "jpg_1, and label_0 says whether they are liked (1) or disliked (0)."
         )
 
 

@@ -34,8 +34,8 @@ class Located:
 def locate(path: str, split: str | None, revision: str | None) -> Located:
     """The parquet files of a data set's split.
 
-    path: `builtin:...`, a file or folder, a URL that fsspec knows, or the name of a data set on the hub. A local path wins
-    over a name on the hub. revision: a commit of the hub's repository.
+    path: `builtin:...`, a file or folder, a URL that fsspec knows, or the name of a data set on the hub. A local path
+    wins over a name on the hub. revision: a commit of the hub's repository.
     Raises UserError where nothing is found or the split is not clear, RunError when a remote does not answer.
     """
     local = Path(resolve(path))
@@ -45,8 +45,8 @@ def locate(path: str, split: str | None, revision: str | None) -> Located:
         files, remote = _remote_files(path, revision), True
     else:
         raise UserError(
-            f"data.path={path} does not exist. Name a parquet file, a folder of them or of image pairs, a URL, or a data "
-            "set on the hub (owner/name)."
+            f"data.path={path} does not exist. Name a parquet file, a folder of them or of image pairs, a URL, or a "
+            "data set on the hub (owner/name)."
         )
     if not files:
         raise UserError(f"data.path={path} has no parquet file. Correct the path.")
@@ -75,8 +75,8 @@ def _remote_files(path: str, revision: str | None) -> list[DataFile]:
         raise UserError(f"data.path={path} cannot be opened: {' '.join(str(error).split())}.") from None
     except OSError as error:
         raise UserError(
-            f"data.path={path} is not there, or not for you ({' '.join(str(error).split())[:200] or 'not found'}). Check the "
-            "name, data.revision and your access (hub: `hf auth login`)."
+            f"data.path={path} is not there, or not for you ({' '.join(str(error).split())[:200] or 'not found'}). "
+            "Check the name, data.revision and your access (hub: `hf auth login`)."
         ) from None
     found = {name: entry for name, entry in entries.items() if name.endswith(".parquet")}
     with ThreadPoolExecutor(READERS) as readers:

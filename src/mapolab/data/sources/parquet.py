@@ -133,7 +133,7 @@ class UnreadableBlock:
 
 
 def _labels(table: pa.Table) -> np.ndarray:
-    """(rows,) float64 as Source.labels describes. An empty label is none; a value that no annotator can give is broken."""
+    """(rows,) float64 as `Source.labels` has it. An empty label is none; one that no annotator can give is broken."""
     if "label_0" not in table.column_names:
         return np.ones(len(table))
     column = table["label_0"].combine_chunks()

@@ -27,7 +27,8 @@ FINAL_STATUS = {401, 403, 404, 410}
 class DataFile:
     """A file of a data set. name: below the data set's root. url: what fsspec opens, a plain path on a local disk.
 
-    version: changes with the content, as the store tells; enough to find what was kept of the file, no proof of content.
+    version: changes with the content, as the store tells; enough to find what was kept of the file, no proof of
+    content.
     """
 
     name: str
@@ -80,8 +81,8 @@ def _status(error: Exception) -> int | None:
 class RangeCache:
     """Pieces of files on the local disk, up to `limit` bytes; the least recently used go first.
 
-    Any number of processes may share a folder: pieces are whole or absent, and one that another process has just removed
-    is fetched again. Nothing is flushed to the disk on purpose: losing a piece costs a read.
+    Any number of processes may share a folder: pieces are whole or absent, and one that another process has just
+    removed is fetched again. Nothing is flushed to the disk on purpose: losing a piece costs a read.
     """
 
     def __init__(self, folder: Path, limit: int):
