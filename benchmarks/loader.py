@@ -115,7 +115,8 @@ def report(folder: Path) -> None:
                     seconds.append(measure("first_batch", data, index, start, 2))
             first, late = (statistics.median(seconds) for seconds in places.values())
             print(
-                f"first batch, {rows} rows: start {first:.2f} s, at 90% {late:.2f} s, without an index {fresh[rows]:.2f} s"
+                f"first batch, {rows} rows: start {first:.2f} s, at 90% {late:.2f} s, "
+                f"without an index {fresh[rows]:.2f} s"
             )
             print(f"    ratio {late / first:.2f}  (aims: under 2 s, 0.8 to 1.2)")
         speeds = {workers: measure("rows_per_second", sets[LARGE], index, workers, 150) for workers in (0, 1, 2)}

@@ -66,7 +66,7 @@ def test_the_fingerprint_follows_names_sizes_and_captions(tmp_path):
 
 def test_a_folder_that_is_no_such_folder(tmp_path):
     assert not is_image_folder(tmp_path)
-    with pytest.raises(UserError, match="holds no captions. Such a folder has w/ and l/"):
+    with pytest.raises(UserError, match=r"holds no captions\. Such a folder has w/ and l/"):
         make(tmp_path, IMAGES)
     with pytest.raises(UserError, match=r"captions.csv is not understood \(KeyError 'name'\)"):
         make(tmp_path, {"captions.csv": "file,caption\na.png,x\n"})

@@ -34,5 +34,5 @@ def test_what_is_held_out_may_be_a_file_or_a_data_set(pairs_file, source, tmp_pa
     with pytest.raises(UserError, match="shares 4 prompts and 20 images"):
         check_split(source, prompts, images, False, tmp_path)
     assert held_out(None, None, None, tmp_path) == ([], [])
-    with pytest.raises(UserError, match="evaluation.prompts=nowhere"):
+    with pytest.raises(UserError, match=r"evaluation\.prompts=nowhere"):
         held_out("nowhere", None, None, tmp_path)

@@ -36,9 +36,9 @@ def test_a_split_is_told_by_the_names(mirror):
 
 
 def test_training_on_all_splits_together_is_refused(mirror):
-    with pytest.raises(UserError, match="holds the splits test, test_unique, train. Choose one with data.split"):
+    with pytest.raises(UserError, match=r"holds the splits test, test_unique, train\. Choose one with data.split"):
         names(mirror)
-    with pytest.raises(UserError, match="has no split validation. It has test, test_unique, train"):
+    with pytest.raises(UserError, match=r"has no split validation\. It has test, test_unique, train"):
         names(mirror, "validation")
 
 

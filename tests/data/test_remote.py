@@ -80,7 +80,7 @@ def test_a_dead_remote_is_an_error_and_keeps_what_had_arrived(server, tmp_path):
     read(server, cache, 0, 6000)
     server.faults = ["dead"]
     with pytest.raises(
-        RunError, match="does not answer: .* after 4 attempts. Once it does, the same command continues"
+        RunError, match=r"does not answer: .* after 4 attempts\. Once it does, the same command continues"
     ):
         read(server, cache)
     server.faults, server.sent = [], 0

@@ -1,12 +1,15 @@
 """Split hygiene: does the training data hold prompts or images that the run will be judged on?"""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from mapolab.data.records import Source
+from mapolab.data.records import RowText, Source
 from mapolab.errors import UserError
 from mapolab.files import read_json, short_hash, write_json
+
+READERS = 16  # threads
 
 
 @dataclass(frozen=True)
@@ -28,16 +31,15 @@ def overlap(source: Source, prompts: Iterable[str], image_ids: Iterable[str]) ->
     found_prompts: set[str] = set()
     found_images: set[str] = set()
     rows, example = 0, ""
-    for block in range(len(source.block_sizes)):
-        for text in source.texts(block):
-            same_prompt = text.caption is not None and _plain(text.caption) in held_prompts
-            same_images = held_images.intersection(text.image_ids)
-            if same_prompt:
-                found_prompts.add(_plain(text.caption or ""))
-            found_images |= same_images
-            if same_prompt or same_images:
-                rows += 1
-                example = example or text.caption or ""
+    for text in _all_texts(source):
+        same_prompt = text.caption is not None and _plain(text.caption) in held_prompts
+        same_images = held_images.intersection(text.image_ids)
+        if same_prompt:
+            found_prompts.add(_plain(text.caption or ""))
+        found_images |= same_images
+        if same_prompt or same_images:
+            rows += 1
+            example = example or text.caption or ""
     return Overlap(len(found_prompts), len(found_images), rows, example)
 
 
@@ -51,6 +53,7 @@ def check_split(source: Source, prompts: list[str], image_ids: list[str], allowe
     try:
         found = Overlap(**read_json(file))
     except (OSError, ValueError, TypeError):
+        print("Comparing the data's captions with the evaluation's, once for this data.", flush=True)
         found = overlap(source, prompts, image_ids)
         write_json(file, asdict(found))
     if not found.rows:
@@ -62,6 +65,15 @@ def check_split(source: Source, prompts: list[str], image_ids: list[str], allowe
             "manifest then says so."
         )
     return f"trained on {found} (data.allow_overlap)"
+
+
+def _all_texts(source: Source) -> Iterator[RowText]:
+    """The texts of all rows, some blocks at a time: what is far away is asked for by many threads at once."""
+    blocks = range(len(source.block_sizes))
+    with ThreadPoolExecutor(READERS) as readers:
+        for start in range(0, len(blocks), 4 * READERS):
+            for texts in readers.map(source.texts, blocks[start : start + 4 * READERS]):
+                yield from texts
 
 
 def _plain(prompt: str) -> str:

@@ -50,8 +50,8 @@ def _check_size(config: dict[str, Any], rows: int) -> None:
     if (step := samples_per_step(config) or batch * accumulation) > rows:
         raise UserError(
             f"An optimizer step takes {step} pairs (data.batch_size {batch} x trainer.gradient_accumulation "
-            f"{accumulation} x {step // batch // accumulation} processes), but {config['data']['path']} has only {rows} "
-            "rows. Make one of them smaller."
+            f"{accumulation} x {step // batch // accumulation} processes), but {config['data']['path']} has only "
+            f"{rows} rows. Make one of them smaller."
         )
 
 

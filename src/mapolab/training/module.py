@@ -110,7 +110,7 @@ def pair_errors(
     labels: Tensor | None = None,
     weights: Tensor | None = None,
 ) -> PairErrors:
-    """Split the (N,) errors of a forward pass into chosen and rejected, (B,) each, beside the (B,) labels and weights."""
+    """Split the (N,) errors of a forward pass into chosen and rejected, (B,) each, beside (B,) labels and weights."""
     chosen, rejected = errors.chunk(2) if with_rejected else (errors, None)
     split = reference.chunk(2) if reference is not None and with_rejected else (reference, None)
     return PairErrors(chosen, rejected, *split, labels, weights)

@@ -75,7 +75,7 @@ class PreparedCache:
         return embeds, pooled
 
     def images(self, rows: list[int], places: list[int], mirrored: list[bool]) -> tuple[Tensor, Tensor | None, Tensor]:
-        """Mean and standard deviation (None where only means are kept) of latents, (B, C, H, W), and time_ids (B, 6)."""
+        """Mean and standard deviation (None if only means are kept) of latents, (B, C, H, W), and time_ids (B, 6)."""
         images = self.images_of_rows[rows, places]
         found: list[tuple[dict[str, Tensor], int, tuple[int, int]]] = []
         for image, flip in zip(images.tolist(), mirrored, strict=True):

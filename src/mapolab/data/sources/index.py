@@ -100,7 +100,7 @@ def _read(file: DataFile, open_file: Callable[[DataFile], BinaryIO]) -> IndexedF
     if groups and (largest := max(group.total_byte_size for group in groups)) > LARGEST_ROW_GROUP:
         raise UserError(
             f"{file.name} has a row group of {largest / 2**30:.1f} GiB, which every loader process would hold in "
-            "memory. Write the file again in smaller ones: pyarrow.parquet.write_table(table, file, row_group_size=100)."
+            "memory. Write it again in smaller ones: pyarrow.parquet.write_table(table, file, row_group_size=100)."
         )
     digest = hashlib.sha256(footer).hexdigest()
     return IndexedFile(file, tuple(group.num_rows for group in groups), columns, digest)
