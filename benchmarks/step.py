@@ -37,6 +37,7 @@ from mapolab.data.prepared.prepare import prepare
 from mapolab.diffusion.errors import denoising_task, per_sample_errors, predict
 from mapolab.models.encoder import Encoder
 from mapolab.models.reference import FrozenCopy
+from mapolab.training.cpu import tune_cpu
 from mapolab.training.data import build_datamodule, cache_folder, cache_spec, open_data
 from mapolab.training.metrics import MetricsFile, StepMetrics
 from mapolab.training.module import AlignmentModule, pair_errors
@@ -185,7 +186,7 @@ def main() -> None:
     )
     given = parser.parse_args()
     clock = time.perf_counter if given.clock == "wall" else time.process_time
-    torch.set_flush_denormal(True)
+    tune_cpu()
     with tempfile.TemporaryDirectory() as folder:
         report(Bench(SIZES[given.size], Path(folder), given.workers, clock), given.steps, given.turns)
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-import torch
 import transformers
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
@@ -25,6 +24,7 @@ from mapolab.models.reference import DTYPES, FrozenCopy
 from mapolab.models.sdxl import SDXL
 from mapolab.runs import RunFolder, label, timestamp
 from mapolab.training.checkpoint import FolderCheckpointIO, FolderWriter, write_unet
+from mapolab.training.cpu import tune_cpu
 from mapolab.training.data import build_datamodule, check_held_out, open_data
 from mapolab.training.ema import ExponentialMovingAverage
 from mapolab.training.metrics import MetricsFile, StepMetrics, summary
@@ -50,9 +50,7 @@ def train(config: dict[str, Any]) -> Path:
     Returns the run's folder. Raises UserError for what the user must change, NonFiniteError when training broke down,
     and Interrupted when it was asked to stop; the same call continues in all three cases.
     """
-    # A saturated preference loss has gradients near 1e-40, on which CPUs compute several times slower than on zeros.
-    # Threads inherit the setting, so it comes before the first computation.
-    torch.set_flush_denormal(True)
+    tune_cpu()
     folder = RunFolder(run_folder(config))
     if rank_zero_only.rank:  # a process that Lightning started for another rank: rank 0 keeps the folder
         with quiet_libraries(), StopRequest().listening() as stop:
