@@ -62,8 +62,8 @@ class Files(BaseHTTPRequestHandler):
             start, end = int(wanted[1]), min(int(wanted[2]) + 1, len(data))
             headers["Content-Range"] = f"bytes {start}-{end - 1}/{len(data)}"
             data, status = data[start:end], 206
-        self.answer(status, data, headers, cut=fault == "cut")
         self.server.sent += len(data)
+        self.answer(status, data, headers, cut=fault == "cut")
 
     def answer(self, status: int, body: bytes, headers: dict[str, str] | None = None, cut: bool = False) -> None:
         self.send_response(status)

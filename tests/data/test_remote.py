@@ -5,6 +5,8 @@ import multiprocessing
 import os
 import subprocess
 import sys
+import threading
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,10 @@ import pyarrow as pa
 import pyarrow.parquet as parquet
 import pytest
 
+from mapolab.data.datamodule import _used
+from mapolab.data.datasets import PixelPairs
+from mapolab.data.draw import Draw
+from mapolab.data.order import MicroSteps, Selection, WindowOrder
 from mapolab.data.sources import remote
 from mapolab.data.sources.open import open_source
 from mapolab.data.sources.remote import DataFile, RangeCache, open_remote, with_retries
@@ -152,6 +158,24 @@ def test_a_data_set_behind_a_web_server(server, pairs, tmp_path):
     server.faults = ["dead"]
     with pytest.raises(RunError, match="does not answer"):
         again.records(0)
+
+
+def test_the_next_window_is_fetched_while_this_one_is_used(server, pairs, tmp_path):
+    parquet.write_table(pairs, tmp_path / "www" / "pairs.parquet", row_group_size=10)
+    source = open_source(f"{server.url}/pairs.parquet", None, None, tmp_path / "cache", 1)
+    order = WindowOrder(0, source.block_sizes, 10, partial(_used, source, Selection()))
+    dataset = PixelPairs(source, order, Selection(), Draw(0), False, 16)
+    steps = iter(MicroSteps(order, 0, 0, 100, batch_size=5))
+    assert "failure" not in dataset.__getitems__(next(steps))
+    for thread in threading.enumerate():
+        if thread.name == "fetch ahead":
+            thread.join(timeout=60)
+    server.faults = ["dead"]
+    first, second = order.blocks(0), order.blocks(order.next_window(0))
+    assert len(source.records(second[0])) > 0
+    beyond = [block for block in range(4) if block not in first + second]
+    with pytest.raises(RunError, match="does not answer"):
+        [source.records(block) for block in beyond]
 
 
 def test_a_data_set_on_the_hub(pairs, tmp_path):

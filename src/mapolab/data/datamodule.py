@@ -127,8 +127,9 @@ class PairDataModule(LightningDataModule):
     def _cache(self, spec: CacheSpec) -> PreparedCache:
         """The prepared cache; where it is not there, all ranks make it together."""
         folder = self.cache_folder / spec.key
-        if not PreparedCache.is_complete(folder):
-            strategy = self.trainer.strategy
+        strategy = self.trainer.strategy
+        # Decided by all together: a rank that comes late may find the cache complete and must still meet the others.
+        if strategy.reduce_boolean_decision(not PreparedCache.is_complete(folder), all=False):
             making = partial(prepare, self.source, spec, self.sdxl, strategy.root_device, folder)
             making(part=self.trainer.global_rank, parts=self.trainer.world_size)
             strategy.barrier()

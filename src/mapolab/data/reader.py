@@ -49,7 +49,8 @@ class BlockReader:
             return
         worker = get_worker_info()
         share = blocks[worker.id :: worker.num_workers] if worker else blocks
-        threading.Thread(target=_fetch, args=(copy.copy(self.source), share), daemon=True).start()
+        thread = threading.Thread(target=_fetch, args=(copy.copy(self.source), share), name="fetch ahead", daemon=True)
+        thread.start()
 
 
 def _fetch(source: Source, blocks: list[int]) -> None:

@@ -11,6 +11,7 @@ from mapolab.data.prepared.prepare import prepare
 from mapolab.models.sdxl import SDXL
 from mapolab.training.data import cache_folder, cache_spec, open_data
 from mapolab.training.run import quiet_libraries
+from mapolab.training.stopping import StopRequest
 
 
 def prepare_cache(config: dict[str, Any]) -> Path:
@@ -22,7 +23,7 @@ def prepare_cache(config: dict[str, Any]) -> Path:
     sdxl = SDXL.from_config(config["model"])
     spec = cache_spec(config, source, sdxl)
     folder = cache_folder(config) / spec.key
-    with quiet_libraries():
+    with quiet_libraries(), StopRequest().listening():
         complete = prepare(
             source, spec, sdxl, _device(config["strategy"]["accelerator"]), folder,
             config["part"], config["parts"], config["verify"],

@@ -23,7 +23,8 @@ def open_source(
     if is_image_folder(resolve(path)):
         return FolderSource(resolve(path))
     located = locate(path, split, revision)
-    cache = RangeCache(cache_folder / "downloads", int(download_cache_gb * 1e9)) if located.remote else None
+    wanted = located.remote and download_cache_gb > 0
+    cache = RangeCache(cache_folder / "downloads", int(download_cache_gb * 1e9)) if wanted else None
     index = load_index(located, _open_remotely if located.remote else _open_locally, cache_folder / "index")
     return ParquetSource(index, located.remote, cache)
 

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import os
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from mapolab.errors import RunError
 
 Result = TypeVar("Result")
 WAITS = (0.5, 1, 2, 4, 8, 16)  # seconds between the attempts
+LONG_WAIT = 4  # seconds, from which on the user is told
 PIECE = 4 << 20  # bytes kept in one file of the cache
 LARGEST_READ = 8 * PIECE  # bytes asked for at once; what arrived before a failure stays
 # Libraries whose errors mean that the network or a server failed, where they are no OSError.
@@ -53,6 +55,8 @@ def with_retries(action: Callable[[], Result], what: str) -> Result:
                     f"{what} does not answer: {type(error).__name__} {' '.join(str(error).split())[:200]}, after "
                     f"{len(WAITS) + 1} attempts. Once it does, the same command continues the run."
                 ) from None
+            if wait >= LONG_WAIT:
+                print(f"{what} does not answer ({type(error).__name__}); trying again in {wait} s.", file=sys.stderr)
         time.sleep(wait)
     raise AssertionError("the last attempt returns or raises")
 
@@ -137,10 +141,10 @@ class RangeCache:
 
 
 class RemoteFile(io.RawIOBase):
-    """A remote file as pyarrow reads it. cache None or of no size: every read goes to the remote."""
+    """A remote file as pyarrow reads it. cache None: every read goes to the remote."""
 
     def __init__(self, file: DataFile, cache: RangeCache | None):
-        self.file, self.cache, self.place = file, cache if cache and cache.limit > 0 else None, 0
+        self.file, self.cache, self.place = file, cache, 0
 
     def readable(self) -> bool:
         return True
