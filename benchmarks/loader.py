@@ -54,11 +54,6 @@ def resident(data: Path, index: Path, batches: int) -> float:
     return most
 
 
-def imported(data: Path, index: Path) -> float:
-    """MB of a process that has imported everything and loaded nothing."""
-    return _resident_of(os.getpid())
-
-
 def _resident_of(process: int) -> float:
     lines = Path(f"/proc/{process}/status").read_text().splitlines()
     return next(int(line.split()[1]) / 1000 for line in lines if line.startswith("VmRSS"))
@@ -86,7 +81,7 @@ def rows_per_second(data: Path, index: Path, workers: int, batches: int) -> floa
     return batches * BATCH / (time.perf_counter() - begin)
 
 
-MEASURES = {"resident": resident, "imported": imported, "first_batch": first_batch, "rows_per_second": rows_per_second}
+MEASURES = {"resident": resident, "first_batch": first_batch, "rows_per_second": rows_per_second}
 
 
 def measure(name: str, *arguments: object) -> float:
@@ -102,12 +97,10 @@ def report(folder: Path) -> None:
     with tempfile.TemporaryDirectory() as index:
         fresh = {rows: measure("first_batch", data, Path(index), 0.0, 2) for rows, data in sets.items()}
         memory = {rows: measure("resident", data, index, 400) for rows, data in sets.items()}
-        libraries = measure("imported", "", "")
         print(
             f"memory, process and 2 workers   {SMALL} rows {memory[SMALL]:.0f} MB   {LARGE} rows {memory[LARGE]:.0f} MB"
         )
         print(f"    ratio {memory[LARGE] / memory[SMALL]:.3f}  (aim: 0.95 to 1.05)")
-        print(f"    of it 3 x {libraries:.0f} MB are the libraries, which the processes share")
         for rows, data in sets.items():
             places = {start: [] for start in (0.0, 0.9)}
             for _ in range(7):  # in turns
