@@ -118,7 +118,8 @@ def _fit(config: dict[str, Any], parts: Parts, path: Path, stop: StopRequest) ->
     checkpoints = CheckpointFolder(path / "checkpoints")
     metrics = StepMetrics(None if rank_zero_only.rank else MetricsFile(path / "metrics.csv"), settings["log_every"])
     ema = ExponentialMovingAverage(settings["ema_decay"]) if settings["ema_decay"] else None
-    display = progress_callbacks(settings["progress"], metrics, label(config["objective"]), settings["log_every"])
+    shown = "off" if rank_zero_only.rank else settings["progress"]
+    display = progress_callbacks(shown, metrics, label(config["objective"]), settings["log_every"])
     saving = SaveAndStop(checkpoints, settings["checkpoint_every"], settings["keep_checkpoints"], stop)
     datamodule = build_datamodule(config, parts.objective, parts.source, parts.sdxl)
     broken = BrokenRows(path / "broken_rows.csv", config["data"]["max_broken_share"], parts.source)

@@ -13,7 +13,7 @@ from mapolab.data.prepared.units import Unit
 from mapolab.errors import UserError
 from mapolab.files import read_json
 
-OPEN_SHARDS = 1024  # mapped at once by one process
+OPEN_SHARDS = 16384  # mapped at once by one process; Linux allows 65,530 mappings
 
 
 class PreparedCache:

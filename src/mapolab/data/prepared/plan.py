@@ -10,9 +10,9 @@ from mapolab.data.prepared.units import Unit
 from mapolab.data.records import UNLABELLED
 
 PROMPTS_PER_SHARD = 256
-# At 512 px and above; smaller images make smaller latents, so more of them share a file.
-IMAGES_PER_SHARD = 512
-MOST_IMAGES_PER_SHARD = 8192
+# At 512 px and above: what a kill may cost, and what progress is told by. Smaller images share a file with more.
+IMAGES_PER_SHARD = 128
+MOST_IMAGES_PER_SHARD = 2048
 
 
 @dataclass(frozen=True)
