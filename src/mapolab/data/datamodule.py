@@ -125,18 +125,23 @@ class PairDataModule(LightningDataModule):
         return layout | ({"samples_per_forward": self.samples_per_forward} if self.settings.fixed_forward else {})
 
     def _cache(self, spec: CacheSpec) -> PreparedCache:
-        """The prepared cache; where it is not there, all ranks make it together."""
+        """The prepared cache; under a trainer all ranks make it together where it is not there."""
         folder = self.cache_folder / spec.key
+        if self.trainer is not None:
+            self._make(spec, folder)
+        return PreparedCache.open(folder, spec)
+
+    def _make(self, spec: CacheSpec, folder: Path) -> None:
         strategy = self.trainer.strategy
         # Decided by all together: a rank that comes late may find the cache complete and must still meet the others.
-        if strategy.reduce_boolean_decision(not PreparedCache.is_complete(folder), all=False):
-            making = partial(prepare, self.source, spec, self.sdxl, strategy.root_device, folder)
-            making(part=self.trainer.global_rank, parts=self.trainer.world_size)
-            strategy.barrier()
-            if self.trainer.is_global_zero:
-                making()
-            strategy.barrier()
-        return PreparedCache.open(folder, spec)
+        if not strategy.reduce_boolean_decision(not PreparedCache.is_complete(folder), all=False):
+            return
+        making = partial(prepare, self.source, spec, self.sdxl, strategy.root_device, folder)
+        making(part=self.trainer.global_rank, parts=self.trainer.world_size)
+        strategy.barrier()
+        if self.trainer.is_global_zero:
+            making()
+        strategy.barrier()
 
     def _order(self, cache: PreparedCache | None) -> Order:
         seed, window = self.draw.seed, self.settings.window
