@@ -31,8 +31,9 @@ def evaluate(config: dict) -> Path:
     options = run_config["evaluation"] | {key: config[key] for key in OVERRIDABLE if config.get(key) is not None}
     if not options["prompts"]:
         raise UserError("There are no prompts to draw. Give prompts=<a .csv or .txt file>.")
-    index_folder = Path(run_config["data"]["cache_folder"] or Path(run_config["output_root"]) / ".cache")
-    prompts = find_prompts(options["prompts"], options["split"], options["revision"], index_folder)
+    # Runs from before data sets could hold the prompts lack these keys.
+    index_folder = Path(run_config["data"].get("cache_folder") or Path(run_config["output_root"]) / ".cache")
+    prompts = find_prompts(options["prompts"], options.get("split"), options.get("revision"), index_folder)
     scorers = build_scorers(options["scorers"], options["target_style"])
     settings = _settings(options, prompts, scorers)
     base = _base_folder(run, run_config)
