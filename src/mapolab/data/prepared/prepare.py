@@ -10,6 +10,7 @@ import torch
 
 from mapolab.data.prepared import encode, scan
 from mapolab.data.prepared.finish import MANIFEST, finish
+from mapolab.data.prepared.opened import PreparedCache
 from mapolab.data.prepared.plan import Plan, image_units, make_plan, prompt_units
 from mapolab.data.prepared.progress import Progress, amount
 from mapolab.data.prepared.spec import DTYPES, CacheSpec
@@ -34,8 +35,7 @@ def prepare(
     parts: int = 1,
     verify: bool = False,
 ) -> bool:
-    """Make this part's share of the cache in `folder`; what is there already stays. Returns whether all parts are
-    there.
+    """Make this part's share of the cache in `folder`; what is there already stays. Returns whether it is complete.
 
     Any number of processes may work at once, each on its part of `parts`; the one that finds all of them done writes
     the manifest. verify: compare all that is there with its checksums, instead of its sizes alone.
@@ -58,7 +58,7 @@ def prepare(
     if missing:
         print(f"Part {part} of {parts} is done; {missing} shards of other parts are still to come.", flush=True)
         return False
-    if not (folder / MANIFEST).exists():
+    if not PreparedCache.is_complete(folder):
         finish(folder, spec, plan, scanned, images, prompts)
         _report(folder)
     return True
@@ -75,11 +75,11 @@ def _claim(folder: Path, spec: CacheSpec) -> None:
 
 def _drop_damaged(folder: Path) -> None:
     """Remove the notes of units whose content is not what was written: they are then made again."""
-    for note in sorted(folder.glob("*/*.json")):
-        unit = Unit(note.with_suffix(".safetensors"))
+    for file in sorted(folder.rglob("*.safetensors")):
+        unit = Unit(file)
         if not unit.is_sound():
             print(f"{unit.path} is damaged; it is made again.", file=sys.stderr, flush=True)
-            note.unlink()
+            unit.note_path.unlink(missing_ok=True)
             (folder / MANIFEST).unlink(missing_ok=True)
 
 
