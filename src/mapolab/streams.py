@@ -5,6 +5,8 @@ Philox is a counter-based generator: the key names the seed and what the numbers
 time, by any process, in any order. That is what makes a resumed run equal to an undisturbed one.
 """
 
+import contextlib
+from collections.abc import Iterator
 from enum import IntEnum
 
 import numpy as np
@@ -25,8 +27,25 @@ class Stream(IntEnum):
     BUCKET = 9
     BUCKET_STEP = 10
     LABEL_NOISE = 11
+    PROMPT_DROPOUT = 12
+    LORA = 13
+    LORA_DROPOUT = 14
+    ROUNDING = 15
 
 
 def generator(seed: int, stream: Stream, position: int) -> np.random.Generator:
     """The generator of one position of one stream. seed, position: 0 or more."""
     return np.random.Generator(np.random.Philox(key=[seed, stream], counter=[0, 0, 0, position]))
+
+
+@contextlib.contextmanager
+def torch_seed(seed: int, stream: Stream, position: int) -> Iterator[None]:
+    """Within the block torch's own generators, on the CPU and on GPUs, start from (seed, stream, position).
+
+    For libraries that draw from them: initialisation, dropout, stochastic rounding.
+    """
+    import torch
+
+    with torch.random.fork_rng():
+        torch.manual_seed(int(generator(seed, stream, position).integers(1 << 62)))
+        yield

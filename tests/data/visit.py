@@ -35,7 +35,7 @@ class Nothing(LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
     def on_save_checkpoint(self, checkpoint) -> None:
-        checkpoint["unet_config"] = {}
+        checkpoint["weights"] = {"unet_config": {}}
 
 
 class Visitor(Callback):

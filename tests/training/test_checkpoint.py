@@ -6,7 +6,7 @@ from diffusers import UNet2DConditionModel
 
 from mapolab.models.sdxl import SDXL
 from mapolab.training.checkpoint import FolderCheckpointIO, FolderWriter
-from mapolab.training.module import unet_config
+from mapolab.models.trained import unet_config
 from mapolab.training.resume import CheckpointFolder
 
 
@@ -21,7 +21,7 @@ def checkpoint(unet):
     return {
         "global_step": 4,
         "state_dict": {f"unet.{name}": tensor for name, tensor in unet.state_dict().items()},
-        "unet_config": unet_config(unet),
+        "weights": {"unet_config": unet_config(unet)},
         "optimizer_states": [{"state": {0: {"step": torch.tensor(4.0)}}, "param_groups": [{"betas": (0.9, 0.999)}]}],
     }
 

@@ -13,22 +13,32 @@ import yaml
 from mapolab.config import files_named
 from mapolab.config.identity import run_folder
 from mapolab.config.instantiate import LOGGERS, OPTIMIZERS, check_arguments
+from mapolab.config.model_checks import check_model_settings, check_precision
 from mapolab.config.suggest import did_you_mean
 from mapolab.errors import UserError
 from mapolab.paths import conf_folder
 
 Config = dict[str, Any]
 
+FLOATS = ("float32", "bfloat16", "float16")
 CHOICES = {
     "task": ("align", "tiny_base"),
-    "model.reference_dtype": ("float32", "bfloat16", "float16"),
+    "model.vae_dtype": ("auto", *FLOATS),
+    "model.encoder_dtype": FLOATS,
+    "model.trained_dtype": ("float32", "bfloat16"),
+    "model.frozen_dtype": FLOATS,
+    "model.reference": ("auto", "lora_off", "frozen_copy", "offloaded_copy"),
+    "model.reference_dtype": (*FLOATS, "float64"),
+    "diffusion.prediction_type": ("auto", "epsilon", "v_prediction"),
+    "diffusion.timestep_weighting": ("none", "min_snr", "debiased"),
     "data.cache_dtype": ("float32", "float16"),
     "data.vae_posterior": ("mean", "sample"),
     "data.ties": ("drop", "keep"),
     "data.weights": ("none", "per_prompt"),
     "schedule.name": ("constant_with_warmup", "cosine", "linear"),
     "strategy.accelerator": ("auto", "cpu", "gpu", "cuda", "mps"),
-    "trainer.precision": ("32-true", "bf16-mixed", "16-mixed"),
+    "strategy.strategy": ("auto", "ddp", "fsdp", "deepspeed"),
+    "trainer.precision": ("32-true", "bf16-mixed", "16-mixed", "64-true"),
     "trainer.progress": ("auto", "plain", "off"),
 }
 AT_LEAST = {
@@ -38,7 +48,6 @@ AT_LEAST = {
     "data.num_workers": 0,
     "data.download_cache_gb": 0,
     "schedule.warmup_steps": 0,
-    "strategy.num_nodes": 1,
     "trainer.max_steps": 1,
     "trainer.gradient_accumulation": 1,
     "trainer.checkpoint_every": 1,
@@ -57,6 +66,7 @@ AT_LEAST = {
 }
 PROBABILITIES = (
     "data.flip_probability",
+    "data.prompt_dropout",
     "data.label_flip_probability",
     "data.label_noise_probability",
     "data.max_broken_share",
@@ -94,14 +104,15 @@ def _check_train(config: Config) -> None:
     files_named.check_output(run_folder(config))
     if config["task"] == "tiny_base":
         return
-    _check_devices(config["strategy"]["devices"])
+    _check_devices(config["strategy"])
     _check_objective(config["objective"])
     _check_targets(config)
     files_named.check_model(config["model"])
     files_named.check_data(config["data"]["path"])
     _check_data(config["data"])
     files_named.check_prompts(config["evaluation"]["prompts"])
-    _check_precision(config)
+    check_model_settings(config)
+    check_precision(config)
     _check_by_building(config)
 
 
@@ -172,7 +183,10 @@ def _check_recipe(config: Config) -> None:
         )
 
 
-def _check_devices(devices: Any) -> None:
+def _check_devices(strategy: Config) -> None:
+    devices, nodes = strategy["devices"], strategy["num_nodes"]
+    if type(nodes) is not int or nodes < 1:
+        raise UserError(f"strategy.num_nodes is {nodes}; give a number of 1 or more, or auto.")
     indices = isinstance(devices, list) and devices and all(type(index) is int and index >= 0 for index in devices)
     count = type(devices) is int and devices >= 1
     if not (devices == "auto" or count or indices):
@@ -218,27 +232,13 @@ def _check_targets(config: Config) -> None:
         raise UserError(f"optimizer.lr is {rate}; give a positive number, such as 1e-5.")
 
 
-def _check_precision(config: Config) -> None:
-    if config["trainer"]["precision"] != "16-mixed":
-        return
-    if config["strategy"]["accelerator"] == "cpu" or not _has_gpu():
-        raise UserError("trainer.precision=16-mixed needs a GPU. Use bf16-mixed or 32-true on a CPU.")
-    if config["optimizer"].get("fused") and config["trainer"]["gradient_clip_norm"] is not None:
-        raise UserError(
-            "trainer.precision=16-mixed with a fused optimizer cannot clip gradients, because it unscales them inside "
-            "its own step. Set optimizer.fused=false, or trainer.gradient_clip_norm=null, or use bf16-mixed."
-        )
-
-
 def _check_by_building(config: Config) -> None:
     """The ranges of the objective's settings and the names of the optimizer's; last, because both import torch."""
     from mapolab import objectives
 
     objectives.build(**config["objective"])
     check_arguments(config["optimizer"], "params")
+    if config["strategy"]["options"]:
+        from mapolab.training.strategies import check_options
 
-
-def _has_gpu() -> bool:
-    import torch
-
-    return torch.cuda.is_available() or torch.backends.mps.is_available()
+        check_options(config["strategy"])

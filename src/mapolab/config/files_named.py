@@ -20,8 +20,12 @@ def check_output(folder: Path) -> None:
 
 
 def check_model(model: dict[str, Any]) -> None:
-    """A folder must exist and be a pipeline; a name on the hub (owner/name) is left to the loader."""
-    for key, index in (("pretrained", "model_index.json"), ("vae", "config.json")):
+    """A file or folder must exist and be a pipeline; a name on the hub (owner/name) is left to the loader."""
+    single = model["pretrained"].endswith(".safetensors")
+    if single and not Path(model["pretrained"]).expanduser().is_file():
+        raise UserError(f"model.pretrained={model['pretrained']} does not exist. Name a .safetensors file.")
+    pipeline = "single_file_config" if single else "pretrained"
+    for key, index in ((pipeline, "model_index.json"), ("vae", "config.json")):
         source = model[key]
         if source is None:
             continue

@@ -13,8 +13,13 @@ from typing import Any
 from mapolab.config.suggest import did_you_mean
 from mapolab.errors import UserError
 
-OPTIMIZERS = ("torch.optim.AdamW", "transformers.optimization.Adafactor")
-# Each logger with the extra of mapolab that brings its package.
+# Each target with the extra of mapolab that brings its package, if it needs one.
+OPTIMIZERS = {
+    "torch.optim.AdamW": None,
+    "transformers.optimization.Adafactor": None,
+    "bitsandbytes.optim.AdamW8bit": "8bit",
+    "torchao.optim._AdamW": "torchao",
+}
 LOGGERS = {
     "lightning.pytorch.loggers.TensorBoardLogger": "tensorboard",
     "lightning.pytorch.loggers.WandbLogger": "wandb",
@@ -60,11 +65,14 @@ def _split(settings: dict[str, Any]) -> tuple[str, dict[str, Any]]:
 
 def _import(name: str) -> Callable[..., Any]:
     module, _, attribute = name.rpartition(".")
-    return getattr(importlib.import_module(module), attribute)
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except ModuleNotFoundError as error:
+        raise _not_installed(name, error) from error
 
 
 def _not_installed(name: str, error: ModuleNotFoundError) -> UserError:
-    extra = LOGGERS.get(name)
+    extra = (OPTIMIZERS | LOGGERS)[name]
     fix = f"pip install 'mapolab[{extra}]'" if extra else f"pip install {error.name}"
     return UserError(
         f"{name} needs a package that is not installed ({' '.join(str(error).split())}). Install it: {fix}."

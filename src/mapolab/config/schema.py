@@ -4,15 +4,28 @@ Every field is MISSING here on purpose: a default in two places would drift apar
 """
 
 from dataclasses import dataclass, field, fields, is_dataclass
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 import yaml
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue, OmegaConfBaseException
 
+from mapolab.config.environment import nodes_from_environment
 from mapolab.config.suggest import did_you_mean_key
 from mapolab.errors import UserError
 from mapolab.paths import conf_folder
+
+
+@dataclass
+class Lora:
+    rank: int = MISSING
+    alpha: float = MISSING
+    dropout: float = MISSING
+    dora: bool = MISSING
+    target_modules: list[str] = MISSING
+    text_encoders: bool = MISSING
+    text_encoder_learning_rate: float | None = MISSING
+    text_encoder_target_modules: list[str] = MISSING
 
 
 @dataclass
@@ -20,9 +33,28 @@ class Model:
     pretrained: str = MISSING
     revision: str | None = MISSING
     variant: str | None = MISSING
+    single_file_config: str = MISSING
     vae: str | None = MISSING
-    gradient_checkpointing: bool = MISSING
+    vae_revision: str | None = MISSING
+    vae_dtype: str = MISSING
+    encoder_dtype: str = MISSING
+    trained_dtype: str = MISSING
+    frozen_dtype: str = MISSING
+    lora: Lora | None = MISSING
+    reference: str = MISSING
     reference_dtype: str = MISSING
+    gradient_checkpointing: bool = MISSING
+    channels_last: bool = MISSING
+    compile: bool = MISSING
+
+
+@dataclass
+class Diffusion:
+    prediction_type: str = MISSING
+    zero_terminal_snr: Any = MISSING  # true, false, or auto
+    timestep_range: list[int] | None = MISSING
+    timestep_weighting: str = MISSING
+    min_snr_gamma: float = MISSING
 
 
 @dataclass
@@ -42,6 +74,7 @@ class Data:
     download_cache_gb: float = MISSING
     vae_posterior: str = MISSING
     flip_probability: float = MISSING
+    prompt_dropout: float = MISSING
     ties: str = MISSING
     weights: str = MISSING
     label_flip_probability: float = MISSING
@@ -61,7 +94,8 @@ class Strategy:
     accelerator: str = MISSING
     strategy: str = MISSING
     devices: Any = MISSING  # a number, a list of device indices, or auto
-    num_nodes: int = MISSING
+    num_nodes: Any = MISSING  # a number, or auto until the environment has said it
+    options: dict[str, Any] = MISSING  # open: the keys belong to the strategy's class
 
 
 @dataclass
@@ -74,6 +108,7 @@ class Trainer:
     keep_checkpoints: int = MISSING
     log_every: int = MISSING
     ema_decay: float | None = MISSING
+    ema_on_cpu: bool = MISSING
     progress: str = MISSING
 
 
@@ -100,6 +135,7 @@ class Train:
     output_root: str = MISSING
     output_dir: str | None = MISSING
     model: Model = field(default_factory=Model)
+    diffusion: Diffusion = field(default_factory=Diffusion)
     data: Data = field(default_factory=Data)
     # Open blocks: their keys belong to the objective, the optimizer, the logger and the recipe that they name.
     objective: dict[str, Any] = MISSING
@@ -157,7 +193,10 @@ def load(config: DictConfig, command: str) -> dict[str, Any]:
         raise UserError(
             f"{error.full_key} cannot be resolved: {_first_line(error)}. Correct the ${{...}} in it."
         ) from None
-    return typed(values, SCHEMAS[command])
+    config = typed(values, SCHEMAS[command])
+    if config.get("strategy", {}).get("num_nodes") == "auto":
+        config["strategy"]["num_nodes"] = nodes_from_environment()
+    return config
 
 
 def typed(values: dict[str, Any], schema: type, where: str = "") -> dict[str, Any]:
@@ -190,14 +229,19 @@ def _reject_unknown(values: dict[str, Any], schema: type, prefix: str) -> None:
             known = [prefix + name for name in types]
             hint = did_you_mean_key(f"{prefix}{key}", known)
             raise UserError(f"There is no key {prefix}{key}.{hint} Known here: {', '.join(sorted(known))}.")
-        if is_dataclass(types[key]) and isinstance(value, dict):
-            _reject_unknown(value, types[key], f"{prefix}{key}.")
+        if (block := _block(types[key])) and isinstance(value, dict):
+            _reject_unknown(value, block, f"{prefix}{key}.")
 
 
 def _dotted(schema: type, prefix: str) -> set[str]:
     types = get_type_hints(schema)
     keys = {prefix + item.name for item in fields(schema)}
-    return keys.union(*(_dotted(types[key], f"{prefix}{key}.") for key in types if is_dataclass(types[key])))
+    return keys.union(*(_dotted(block, f"{prefix}{key}.") for key in types if (block := _block(types[key]))))
+
+
+def _block(kind: Any) -> type | None:
+    """The dataclass of a nested block, also of one that may be null; None for a single value."""
+    return next((item for item in (kind, *get_args(kind)) if is_dataclass(item)), None)
 
 
 def _keys_of_open_blocks() -> set[str]:

@@ -189,12 +189,13 @@ class LatentPairs(PairDataset):
 
 
 def encode_batch(batch: Batch, encoder: Encoder, seed: int, sample: bool) -> Batch:
-    """Encode a batch of `PixelPairs` into one of `LatentPairs`.
+    """Encode a batch of `PixelPairs` into one of `LatentPairs`; without prompts if the encoder has no text encoders.
 
     sample: draw from the VAE's posterior instead of taking its mean.
     """
     encoded = {name: value for name, value in batch.items() if name != "captions" and not name.endswith("_pixels")}
-    encoded["prompt_embeds"], encoded["pooled_prompt_embeds"] = encoder.encode_prompts(batch["captions"])
+    if encoder.text is not None:
+        encoded["prompt_embeds"], encoded["pooled_prompt_embeds"] = encoder.encode_prompts(batch["captions"])
     sides = [side for side in POSTERIOR_STREAMS if f"{side}_pixels" in batch]
     # Both sides together: a VAE has a cost for each call.
     pixels = torch.cat([batch[f"{side}_pixels"] for side in sides])

@@ -27,19 +27,27 @@ class DenoisingTask:
     target: Tensor  # (N, C, H, W)
 
 
-def denoising_task(batch: dict[str, Any], scheduler: DDPMScheduler, seed: int, with_rejected: bool) -> DenoisingTask:
+def denoising_task(
+    batch: dict[str, Any],
+    scheduler: DDPMScheduler,
+    seed: int,
+    with_rejected: bool,
+    timesteps_from: tuple[int, int] | None = None,
+) -> DenoisingTask:
     """Noise the images of a batch.
 
     batch: `positions` (B ints), `chosen_latents` (B, C, H, W), `chosen_time_ids` (B, 6), `prompt_embeds` (B, L, D),
     `pooled_prompt_embeds` (B, P) and, when `with_rejected`, `rejected_latents` and `rejected_time_ids`.
+    timesteps_from: the first and the last timestep to draw from; None: all.
     Both images of a pair get the same noise and the same timestep, so that the difference of their errors is due to the
     images. Raises UserError for a model that predicts neither noise nor velocity.
     """
     sides = ("chosen", "rejected") if with_rejected else ("chosen",)
     latents = torch.cat([batch[f"{side}_latents"] for side in sides])
     device, positions = latents.device, batch["positions"]
-    noise = draw_noise(seed, positions, tuple(latents.shape[1:])).to(device)
-    timesteps = draw_timesteps(seed, positions, scheduler.config.num_train_timesteps).to(device)
+    first, last = timesteps_from or (0, scheduler.config.num_train_timesteps - 1)
+    noise = draw_noise(seed, positions, tuple(latents.shape[1:])).to(device, latents.dtype)
+    timesteps = draw_timesteps(seed, positions, first, last).to(device)
     noise, timesteps, prompt_embeds, pooled_prompt_embeds = (
         torch.cat([tensor] * len(sides))
         for tensor in (noise, timesteps, batch["prompt_embeds"], batch["pooled_prompt_embeds"])
@@ -76,5 +84,9 @@ def predict(unet: nn.Module, task: DenoisingTask, dtype: torch.dtype | None = No
 
 
 def per_sample_errors(prediction: Tensor, target: Tensor) -> Tensor:
-    """Mean squared error over C, H, W for each sample: (N,), in float32 whatever the precision of the forward pass."""
-    return (prediction.float() - target.float()).square().mean(dim=(1, 2, 3))
+    """Mean squared error over C, H, W for each sample: (N,), in float32 whatever the precision of the forward pass.
+
+    In float64 where the target is.
+    """
+    dtype = torch.promote_types(target.dtype, torch.float32)
+    return (prediction.to(dtype) - target.to(dtype)).square().mean(dim=(1, 2, 3))

@@ -18,7 +18,7 @@ def draw_noise(seed: int, positions: list[int], shape: tuple[int, ...], stream: 
     return torch.from_numpy(noise)
 
 
-def draw_timesteps(seed: int, positions: list[int], num_train_timesteps: int) -> Tensor:
-    """Timesteps, (B,) int64, uniform over 0 .. num_train_timesteps - 1."""
-    draws = [generator(seed, Stream.TIMESTEP, position).integers(num_train_timesteps) for position in positions]
+def draw_timesteps(seed: int, positions: list[int], first: int, last: int) -> Tensor:
+    """Timesteps, (B,) int64, uniform over first .. last, both included."""
+    draws = [first + generator(seed, Stream.TIMESTEP, position).integers(last - first + 1) for position in positions]
     return torch.tensor(draws, dtype=torch.int64)

@@ -6,6 +6,7 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
 
+from mapolab.errors import UserError
 from mapolab.models.prompts import encode_prompts
 from mapolab.models.sdxl import SDXL, TextEncoders
 
@@ -16,18 +17,22 @@ PIXELS_AT_ONCE = 1 << 16
 
 @dataclass(frozen=True)
 class Encoder:
-    """VAE and text encoders. Everything is computed in float32 without gradients."""
+    """VAE and text encoders, each computing in its own precision, without gradients; what they return is float32.
+
+    text: None where the text encoders are trained themselves, and prompts are encoded in the step.
+    """
 
     vae: AutoencoderKL
-    text: TextEncoders
+    text: TextEncoders | None
 
     @classmethod
-    def load(cls, sdxl: SDXL) -> "Encoder":
-        return cls(sdxl.load_vae(), sdxl.load_text_encoders())
+    def load(cls, sdxl: SDXL, with_text: bool = True) -> "Encoder":
+        """Raises UserError for a VAE that overflows in the precision it is to compute in."""
+        return cls(finite_vae(sdxl.load_vae()), sdxl.load_text_encoders() if with_text else None)
 
     def to(self, device: torch.device) -> "Encoder":
         """Move the weights; returns self."""
-        for model in (self.vae, *self.text.models):
+        for model in (self.vae, *(self.text.models if self.text else ())):
             model.to(device)
         return self
 
@@ -57,14 +62,16 @@ class Encoder:
         shift, scale = self._normalisation(pixel_values.device)
         at_once = max(1, PIXELS_AT_ONCE // (pixel_values.shape[2] * pixel_values.shape[3]))
         with torch.autocast(pixel_values.device.type, enabled=False):
-            parts = [self.vae.encode(part.float()).latent_dist for part in pixel_values.split(at_once)]
-        means, stds = (torch.cat([getattr(part, name) for part in parts]) for name in ("mean", "std"))
+            parts = [self.vae.encode(part.to(self.vae.dtype)).latent_dist for part in pixel_values.split(at_once)]
+        means, stds = (torch.cat([getattr(part, name).float() for part in parts]) for name in ("mean", "std"))
         return (means - shift) * scale, stds * scale
 
+    @torch.no_grad()
     def encode_prompts(self, prompts: list[str]) -> tuple[Tensor, Tensor]:
         """prompt_embeds (B, L, D) and pooled_prompt_embeds (B, P)."""
         with torch.autocast(self.device.type, enabled=False):
-            return encode_prompts(self.text, prompts)
+            embeds, pooled = encode_prompts(self.text, prompts)
+        return embeds.float(), pooled.float()
 
     def _normalisation(self, device: torch.device) -> tuple[Tensor | float, Tensor | float]:
         """(shift, scale) of the latents, the reverse of what the pipeline does before it decodes."""
@@ -76,3 +83,19 @@ class Encoder:
             for values in (config.latents_mean, config.latents_std)
         )
         return mean, config.scaling_factor / std
+
+
+@torch.no_grad()
+def finite_vae(vae: AutoencoderKL) -> AutoencoderKL:
+    """The VAE itself, once a picture of noise has gone through it. Raises UserError if its latents are not finite."""
+    if vae.dtype == torch.float32:
+        return vae
+    side = 8 * 2 ** (len(vae.config.block_out_channels) - 1)
+    pixels = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    if not torch.isfinite(vae.encode(pixels.to(vae.dtype)).latent_dist.mean).all():
+        raise UserError(
+            f"The VAE's latents are not finite in {str(vae.dtype).removeprefix('torch.')}: it overflows there, as SDXL's "
+            "own does. Set model.vae_dtype=float32, or give a VAE made for half precision, such as "
+            "model.vae=madebyollin/sdxl-vae-fp16-fix."
+        )
+    return vae

@@ -6,13 +6,12 @@ from torch import Tensor
 from mapolab.models.sdxl import TextEncoders
 
 
-@torch.no_grad()
 def encode_prompts(encoders: TextEncoders, prompts: list[str]) -> tuple[Tensor, Tensor]:
-    """(prompt_embeds, pooled_prompt_embeds) of B prompts: (B, L, D1 + D2) and (B, P).
+    """(prompt_embeds, pooled_prompt_embeds) of B prompts: (B, L, D1 + D2) and (B, P), in the encoders' own precision.
 
     The embeddings are the penultimate hidden states of both encoders side by side; the pooled one is the second
     encoder's projection. Read from the outputs' named fields, which are the same for both of CLIPTextModel's module
-    layouts (transformers 5.6 removed the inner `text_model` of the first).
+    layouts (transformers 5.6 removed the inner `text_model` of the first). Gradients flow where the encoders have them.
     """
     hidden_states = []
     for tokenizer, model in zip(encoders.tokenizers, encoders.models, strict=True):

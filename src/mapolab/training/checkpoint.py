@@ -1,7 +1,8 @@
 """Checkpoints as folders that are whole or absent, and that open in diffusers.
 
     step-00000040/
-        unet/config.json, unet/diffusion_pytorch_model.safetensors     the weights, in diffusers' layout
+        unet/config.json, unet/diffusion_pytorch_model.safetensors     the weights, in diffusers' layout; or
+        lora/pytorch_lora_weights.safetensors                           the adapters, likewise
         training_state.json, training_state.safetensors                 everything else that Lightning saves
         manifest.json                                                   the SHA-256 of each file, written last
 
@@ -18,14 +19,12 @@ from typing import Any
 
 from lightning.pytorch.plugins import CheckpointIO
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from mapolab.files import fsync_folder, read_json, sha256, write_json, write_text
+from mapolab.models.saved import folder_name, read_weights, save_tensors, write_weights
 from mapolab.training.inert import from_inert, to_inert
-
-WEIGHTS = "diffusion_pytorch_model.safetensors"
-PREFIX = "unet."
 
 
 class FolderCheckpointIO(CheckpointIO):
@@ -34,12 +33,12 @@ class FolderCheckpointIO(CheckpointIO):
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
         """Write the folder `path`. Raises TypeError for a state that is neither JSON nor tensors."""
         path = Path(path)
-        rest = {key: value for key, value in checkpoint.items() if key not in ("state_dict", "unet_config")}
+        rest = {key: value for key, value in checkpoint.items() if key != "state_dict"}
+        about = checkpoint["weights"]
         tensors: dict[str, Tensor] = {}
         state = to_inert(rest, tensors)
-        weights = {name.removeprefix(PREFIX): tensor for name, tensor in checkpoint["state_dict"].items()}
         with FolderWriter(path) as folder:
-            write_unet(folder / "unet", weights, checkpoint["unet_config"])
+            write_weights(folder / folder_name(about), checkpoint["state_dict"], about)
             save_tensors(tensors, folder / "training_state.safetensors")
             # One line: an optimizer has thousands of entries.
             write_text(folder / "training_state.json", json.dumps(state))
@@ -50,9 +49,8 @@ class FolderCheckpointIO(CheckpointIO):
     ) -> dict[str, Any]:
         """Read the folder `path`; tensors are on the CPU and Lightning moves them. The files hold nothing but data."""
         path = Path(path)
-        weights = load_file(path / "unet" / WEIGHTS)
         rest = from_inert(read_json(path / "training_state.json"), load_file(path / "training_state.safetensors"))
-        return {**rest, "state_dict": {PREFIX + name: tensor for name, tensor in weights.items()}}
+        return {**rest, "state_dict": read_weights(path / folder_name(rest["weights"]), rest["weights"])}
 
     def remove_checkpoint(self, path: str | Path) -> None:
         """Remove a checkpoint; out of sight first, so that a kill cannot leave half of it in its place."""
@@ -80,20 +78,6 @@ class FolderWriter:
             discard(self.path)
         self.temporary.rename(self.path)
         fsync_folder(self.path.parent)
-
-
-def write_unet(folder: Path, weights: dict[str, Tensor], config: dict[str, Any]) -> None:
-    """Write a UNet that `UNet2DConditionModel.from_pretrained(folder)` opens."""
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "config.json", config)
-    save_tensors(weights, folder / WEIGHTS)
-
-
-def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
-    """Write a safetensors file and flush it to the disk. Not atomic by itself: for use inside a FolderWriter."""
-    save_file({name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}, path, {"format": "pt"})
-    with open(path, "rb") as file:
-        os.fsync(file.fileno())
 
 
 def hashes(folder: Path) -> dict[str, str]:

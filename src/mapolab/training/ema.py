@@ -8,19 +8,24 @@ from torch import Tensor
 
 
 class ExponentialMovingAverage(Callback):
-    """Averages the UNet's weights after every optimizer step, in float32, and is part of the checkpoint.
+    """Averages the trained weights after every optimizer step, in float32 or better, and is part of the checkpoint.
 
     decay: the limit; step n uses min(decay, (1 + n) / (10 + n)), or a short run would end near its initial weights.
+    on_cpu: keep the average in CPU memory; each step then copies the weights there.
     """
 
-    def __init__(self, decay: float):
-        self.decay = decay
+    def __init__(self, decay: float, on_cpu: bool = False):
+        self.decay, self.on_cpu = decay, on_cpu
         self.weights: dict[str, Tensor] = {}
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # A resumed run has loaded them already; Lightning restores callbacks before this hook.
-        start = self.weights or pl_module.unet.state_dict()
-        self.weights = {name: tensor.detach().to(pl_module.device, copy=True) for name, tensor in start.items()}
+        start = self.weights or pl_module.trained_weights()
+        device = torch.device("cpu") if self.on_cpu else pl_module.device
+        self.weights = {
+            name: tensor.detach().to(device, torch.promote_types(tensor.dtype, torch.float32), copy=True)
+            for name, tensor in start.items()
+        }
 
     @torch.no_grad()
     def on_train_batch_end(
@@ -30,8 +35,10 @@ class ExponentialMovingAverage(Callback):
             return
         step = trainer.global_step
         decay = min(self.decay, (1 + step) / (10 + step))
-        current = pl_module.unet.state_dict()
-        torch._foreach_lerp_(list(self.weights.values()), [current[name] for name in self.weights], 1 - decay)
+        current = pl_module.trained_weights()
+        # `to` is the tensor itself where device and precision are the same.
+        newest = [current[name].detach().to(average) for name, average in self.weights.items()]
+        torch._foreach_lerp_(list(self.weights.values()), newest, 1 - decay)
 
     def state_dict(self) -> dict[str, Any]:
         return {"weights": self.weights}

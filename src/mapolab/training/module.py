@@ -1,56 +1,84 @@
 """The LightningModule: one forward pass over a batch of pairs, and the objective's loss."""
 
+import contextlib
 from dataclasses import replace
 from typing import Any
 
-import diffusers
-from diffusers import DDPMScheduler, UNet2DConditionModel
+import torch
+from diffusers import DDPMScheduler
 from diffusers.optimization import get_scheduler
 from lightning.pytorch import LightningModule
 from torch import Tensor
-from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import Optimizer
 
 from mapolab.config.instantiate import instantiate
 from mapolab.data.datasets import Batch, encode_batch
-from mapolab.diffusion.errors import denoising_task, per_sample_errors, predict
+from mapolab.diffusion.conditioning import drop_prompts, dropped
+from mapolab.diffusion.errors import DenoisingTask, denoising_task, per_sample_errors, predict
+from mapolab.diffusion.timesteps import Timesteps
+from mapolab.errors import UserError
 from mapolab.models.encoder import Encoder
-from mapolab.models.reference import FrozenCopy
+from mapolab.models.lora import adapters_off
+from mapolab.models.prompts import encode_prompts
+from mapolab.models.reference import Reference
+from mapolab.models.trained import TrainedModel
 from mapolab.objectives import PairErrors
+from mapolab.streams import Stream, torch_seed
+from mapolab.training.gradients import clip_gradients
 from mapolab.training.record import StepRecord
 
 
 class AlignmentModule(LightningModule):
-    """Trains the UNet with an objective.
+    """Trains a model with an objective.
 
-    unet: float32 weights, the only parameters. reference: for objectives that need one. encoder: for batches that are
-    not encoded yet; sample_posterior says how. optimizer, schedule: blocks of the config.
+    reference: for objectives that need one. encoder: for batches that are not encoded yet; sample_posterior says how.
+    prompt_dropout: the share of prompts left out, then replaced by empty_prompt (None: zeros). optimizer, schedule:
+    blocks of the config.
     """
 
     def __init__(
         self,
-        unet: UNet2DConditionModel,
+        model: TrainedModel,
         scheduler: DDPMScheduler,
         objective: Any,
         seed: int,
         optimizer: dict[str, Any],
         schedule: dict[str, Any],
-        reference: FrozenCopy | None = None,
+        timesteps: Timesteps | None = None,
+        reference: Reference | None = None,
         encoder: Encoder | None = None,
         sample_posterior: bool = False,
+        prompt_dropout: float = 0.0,
+        empty_prompt: tuple[Tensor, Tensor] | None = None,
     ):
         super().__init__()
-        self.unet = unet.train()
+        self.unet = model.unet.train()
         self.scheduler, self.objective, self.seed = scheduler, objective, seed
         self.optimizer_config, self.schedule_config = optimizer, schedule
+        self.timesteps = timesteps or Timesteps(0, scheduler.config.num_train_timesteps - 1)
+        if model.text is not None:
+            self.text_encoder, self.text_encoder_2 = model.text.models
+        self.model = model
         # Plain attributes, not modules: neither belongs to the trained weights.
         self.reference, self.encoder, self.sample_posterior = reference, encoder, sample_posterior
+        self.prompt_dropout, self.empty_prompt = prompt_dropout, empty_prompt
+        self.trained_names = [name for name, parameter in self.named_parameters() if parameter.requires_grad]
         self.record = StepRecord()
+
+    @property
+    def strict_loading(self) -> bool:
+        """A checkpoint of adapters lacks the base's weights; `on_load_checkpoint` has checked what it must hold."""
+        return self.model.lora is None
+
+    def trained_weights(self) -> dict[str, Tensor]:
+        """The trained tensors by their names."""
+        parameters = dict(self.named_parameters())
+        return {name: parameters[name] for name in self.trained_names}
 
     def on_fit_start(self) -> None:
         """Bring the frozen helpers to the device, and let an objective with a batch statistic see all ranks."""
         # Kept, because walking through the modules of a small UNet takes several percent of its step.
-        self.trained = list(self.unet.parameters())
+        self.trained = list(self.trained_weights().values())
         for helper in (self.reference, self.encoder):
             if helper is not None:
                 helper.to(self.device)
@@ -59,17 +87,65 @@ class AlignmentModule(LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The objective's loss of one forward pass, a scalar."""
+        captions = batch.get("captions")
         if self.encoder is not None:
             batch = encode_batch(batch, self.encoder, self.seed, self.sample_posterior)
+        batch = self._in_training_precision(batch)
+        with self._adapter_dropout(batch["positions"]):
+            errors, task = self._errors(batch, captions)
+        reference_errors = self._reference_errors(batch, task, captions) if self.reference is not None else None
         with_rejected = "rejected_latents" in batch
-        task = denoising_task(batch, self.scheduler, self.seed, with_rejected)
-        errors = per_sample_errors(predict(self.unet, task), task.target)
-        reference_errors = self.reference.errors(task) if self.reference is not None else None
-        result = self.objective(pair_errors(errors, reference_errors, with_rejected, batch["labels"], batch["weights"]))
+        weights = batch["weights"]
+        if self.timesteps.weighting != "none":
+            weights = weights * self.timesteps.weights(self.scheduler, task.timesteps[: len(weights)])
+        result = self.objective(pair_errors(errors, reference_errors, with_rejected, batch["labels"], weights))
         if batch_idx % self.trainer.accumulate_grad_batches == 0:
             self.record = StepRecord()
         self.record.add(batch["positions"], result.per_sample, result.logs)
         return result.loss
+
+    def _errors(self, batch: Batch, captions: list[str] | None) -> tuple[Tensor, DenoisingTask]:
+        task = self._task(self._with_prompts(batch, captions))
+        return per_sample_errors(predict(self.unet, task), task.target), task
+
+    def _reference_errors(self, batch: Batch, task: DenoisingTask, captions: list[str] | None) -> Tensor:
+        """The reference reads prompts through the text encoders as they were, too."""
+        text = self.model.text
+        if text is not None:
+            with torch.no_grad(), adapters_off(*text.models):
+                task = self._task(self._with_prompts(batch, captions))
+        return self.reference.errors(task)
+
+    def _task(self, batch: Batch) -> DenoisingTask:
+        drawn_from = self.timesteps.first, self.timesteps.last
+        return denoising_task(batch, self.scheduler, self.seed, "rejected_latents" in batch, drawn_from)
+
+    def _with_prompts(self, batch: Batch, captions: list[str] | None) -> Batch:
+        """The batch with embeddings from the trained text encoders, if they are trained; some prompts left out."""
+        if self.model.text is not None:
+            embeds, pooled = encode_prompts(self.model.text, captions)
+            batch = batch | {"prompt_embeds": embeds, "pooled_prompt_embeds": pooled}
+        if not self.prompt_dropout:
+            return batch
+        mask = dropped(self.seed, batch["positions"], self.prompt_dropout)
+        names = "prompt_embeds", "pooled_prompt_embeds"
+        empty = self.empty_prompt or (None, None)
+        return batch | {name: drop_prompts(batch[name], at, mask) for name, at in zip(names, empty, strict=True)}
+
+    def _in_training_precision(self, batch: Batch) -> Batch:
+        """What was encoded in the step in float64 too, where everything else is."""
+        if self.unet.dtype != torch.float64:
+            return batch
+        return {
+            name: value.double() if isinstance(value, Tensor) and value.is_floating_point() else value
+            for name, value in batch.items()
+        }
+
+    def _adapter_dropout(self, positions: list[int]) -> contextlib.AbstractContextManager:
+        """Dropout as a function of (seed, position), so that a resumed run draws the same."""
+        if not self.model.has_dropout:
+            return contextlib.nullcontext()
+        return torch_seed(self.seed, Stream.LORA_DROPOUT, positions[0])
 
     def configure_gradient_clipping(
         self, optimizer: Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
@@ -78,17 +154,21 @@ class AlignmentModule(LightningModule):
 
         Lightning calls this with the whole step's gradient, after the last backward pass and before the update.
         """
-        norm = get_total_norm([gradient for parameter in self.trained if (gradient := parameter.grad) is not None])
-        self.record.gradient_norm, self.record.learning_rate = norm, optimizer.param_groups[0]["lr"]
+        self.record.learning_rate = float(optimizer.param_groups[0]["lr"])
+        self.record.gradient_norm = clip_gradients(self.trainer, self.trained, gradient_clip_val)
         has_scaler = getattr(self.trainer.precision_plugin, "scaler", None) is not None
         self.record.check_finite(self.trainer.global_step, gradient_may_overflow=has_scaler)
-        # Below the limit the factor is 1, and multiplying all gradients by it would only cost time.
-        if gradient_clip_val and not norm <= gradient_clip_val:
-            clip_grads_with_norm_(self.trained, gradient_clip_val, norm)
+
+    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
+        """The update; its stochastic rounding, if it has one, is a function of (seed, step)."""
+        if not self.optimizer_config.get("bf16_stochastic_round"):
+            return super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        with torch_seed(self.seed, Stream.ROUNDING, self.trainer.global_step):
+            return super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
 
     def configure_optimizers(self) -> dict[str, Any]:
-        """The optimizer over the UNet's parameters and its learning-rate schedule, one tick an optimizer step."""
-        optimizer = instantiate(self.optimizer_config, self.unet.parameters())
+        """The optimizer over what is trained and its learning-rate schedule, one tick an optimizer step."""
+        optimizer = instantiate(self.optimizer_config, self.model.parameter_groups())
         # Not trainer.estimated_stepping_batches: reading it sets up the loader early and would restart the data at 0.
         schedule = get_scheduler(
             self.schedule_config["name"],
@@ -99,8 +179,18 @@ class AlignmentModule(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the UNet's architecture, so that the checkpoint's `unet/` folder opens in diffusers."""
-        checkpoint["unet_config"] = unet_config(self.unet)
+        """Keep what is trained only, and say how diffusers calls it."""
+        if checkpoint["state_dict"]:  # empty on all ranks but the first where weights are sharded
+            checkpoint["state_dict"] = {name: checkpoint["state_dict"][name] for name in self.trained_names}
+        checkpoint["weights"] = self.model.about(self.trained_names)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Raises UserError for a checkpoint of other weights than those that this config trains."""
+        if differing := set(checkpoint["state_dict"]) ^ set(self.trained_names):
+            raise UserError(
+                f"The checkpoint does not hold the weights that this config trains ({min(differing)} is in only one of "
+                "the two). Restore model.lora, or start a new run with another output_dir."
+            )
 
 
 def pair_errors(
@@ -114,9 +204,3 @@ def pair_errors(
     chosen, rejected = errors.chunk(2) if with_rejected else (errors, None)
     split = reference.chunk(2) if reference is not None and with_rejected else (reference, None)
     return PairErrors(chosen, rejected, *split, labels, weights)
-
-
-def unet_config(unet: UNet2DConditionModel) -> dict[str, Any]:
-    """The content of diffusers' `config.json` for this UNet."""
-    config = {name: value for name, value in unet.config.items() if not name.startswith("_")}
-    return {"_class_name": type(unet).__name__, "_diffusers_version": diffusers.__version__, **config}

@@ -20,7 +20,7 @@ def prepare_cache(config: dict[str, Any]) -> Path:
     Raises UserError for what the user must change, RunError when a remote does not answer; the same call continues.
     """
     source = open_data(config, objectives.build(**config["objective"]))
-    sdxl = SDXL.from_config(config["model"])
+    sdxl = SDXL.from_config(config["model"], config["diffusion"])
     spec = cache_spec(config, source, sdxl)
     folder = cache_folder(config) / spec.key
     with quiet_libraries(), StopRequest().listening():

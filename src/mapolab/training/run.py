@@ -19,21 +19,23 @@ from mapolab.config.instantiate import instantiate
 from mapolab.config.printing import print_tree
 from mapolab.data.records import Source
 from mapolab.errors import Interrupted, UserError
-from mapolab.models.encoder import Encoder
-from mapolab.models.reference import DTYPES, FrozenCopy
+from mapolab.diffusion.timesteps import Timesteps
+from mapolab.models.lora import check_targets
+from mapolab.models.saved import folder_name, write_weights
 from mapolab.models.sdxl import SDXL
 from mapolab.runs import RunFolder, label, timestamp
-from mapolab.training.checkpoint import FolderCheckpointIO, FolderWriter, write_unet
+from mapolab.training.build import build_module, reference_kind
+from mapolab.training.checkpoint import FolderCheckpointIO, FolderWriter
 from mapolab.training.cpu import tune_cpu
 from mapolab.training.data import build_datamodule, check_held_out, open_data
 from mapolab.training.ema import ExponentialMovingAverage
 from mapolab.training.metrics import MetricsFile, StepMetrics, summary
-from mapolab.training.module import AlignmentModule, unet_config
 from mapolab.training.progress import progress_callbacks
 from mapolab.training.replaced import BrokenRows
 from mapolab.training.resume import CheckpointFolder
 from mapolab.training.saving import SaveAndStop
 from mapolab.training.stopping import StopRequest
+from mapolab.training.strategies import build_strategy
 
 # Lightning's advice that does not apply here, with the reason.
 IRRELEVANT_WARNINGS = (
@@ -72,11 +74,13 @@ def _train_as_owner(config: dict[str, Any], folder: RunFolder) -> None:
         print(f"Run folder: {folder.path}", flush=True)
     # Before the folder is claimed: a mistake found here can be corrected with the same output_dir.
     parts = prepare(config)
+    if parts.objective.needs_reference and config["trainer"]["progress"] != "off":
+        print(f"Reference: {reference_kind(config).replace('_', ' ')}", flush=True)
     folder.claim(config)
     folder.update(
         data_fingerprint=parts.source.fingerprint,
         broken_files=[asdict(item) for item in parts.source.broken_files],
-        notes=[*parts.notes, *_notes(config)],
+        notes=[*parts.notes, *_notes(config, parts)],
     )
     CheckpointFolder(folder.path / "checkpoints").sweep()
     status = "failed"
@@ -107,17 +111,21 @@ def prepare(config: dict[str, Any]) -> Parts:
     objective = objectives.build(**config["objective"])
     source = open_data(config, objective)
     note = check_held_out(config, source)
-    return Parts(objective, source, SDXL.from_config(config["model"]), (note,) if note else ())
+    sdxl = SDXL.from_config(config["model"], config["diffusion"])
+    Timesteps.from_config(config["diffusion"], sdxl.load_scheduler().config.num_train_timesteps)
+    if config["model"]["lora"]:
+        check_targets(config["model"]["lora"], sdxl.parts.config("unet"))
+    return Parts(objective, source, sdxl, (note,) if note else ())
 
 
 def _fit(config: dict[str, Any], parts: Parts, path: Path, stop: StopRequest) -> None:
     """Continue from the newest sound checkpoint if there is one, train, write the final weights."""
     settings = config["trainer"]
     pl.seed_everything(config["seed"], verbose=False)
-    module = _module(config, parts)
+    module = build_module(config, parts.objective, parts.sdxl)
     checkpoints = CheckpointFolder(path / "checkpoints")
     metrics = StepMetrics(None if rank_zero_only.rank else MetricsFile(path / "metrics.csv"), settings["log_every"])
-    ema = ExponentialMovingAverage(settings["ema_decay"]) if settings["ema_decay"] else None
+    ema = ExponentialMovingAverage(settings["ema_decay"], settings["ema_on_cpu"]) if settings["ema_decay"] else None
     shown = "off" if rank_zero_only.rank else settings["progress"]
     display = progress_callbacks(shown, metrics, label(config["objective"]), settings["log_every"])
     saving = SaveAndStop(checkpoints, settings["checkpoint_every"], settings["keep_checkpoints"], stop)
@@ -127,10 +135,12 @@ def _fit(config: dict[str, Any], parts: Parts, path: Path, stop: StopRequest) ->
     callbacks = [callback for callback in (ema, metrics, *display, broken, saving) if callback is not None]
     trainer = make_trainer(config, path, callbacks)
     trainer.fit(module, datamodule, ckpt_path=checkpoints.newest_sound())
+    state = trainer.strategy.lightning_module_state_dict()  # by all ranks: under FSDP each holds a part
     if trainer.is_global_zero:
-        weights = ema.weights if ema else module.unet.state_dict()
-        with FolderWriter(path / "unet") as target:
-            write_unet(target, weights, unet_config(module.unet))
+        weights = ema.weights if ema else {name: state[name] for name in module.trained_names}
+        about = module.model.about(module.trained_names)
+        with FolderWriter(path / folder_name(about)) as target:
+            write_weights(target, weights, about)
 
 
 def make_trainer(config: dict[str, Any], path: Path, callbacks: list[Callback]) -> Trainer:
@@ -138,7 +148,10 @@ def make_trainer(config: dict[str, Any], path: Path, callbacks: list[Callback]) 
     settings = config["trainer"]
     try:
         return Trainer(
-            **config["strategy"],
+            accelerator=config["strategy"]["accelerator"],
+            strategy=build_strategy(config["strategy"]),
+            devices=config["strategy"]["devices"],
+            num_nodes=config["strategy"]["num_nodes"],
             precision=settings["precision"],
             max_steps=settings["max_steps"],
             accumulate_grad_batches=settings["gradient_accumulation"],
@@ -162,27 +175,7 @@ def _logger(logger: dict[str, Any], path: Path) -> Any:
     return instantiate(logger, save_dir=str(path), **same_run)
 
 
-def _module(config: dict[str, Any], parts: Parts) -> AlignmentModule:
-    sdxl, objective = parts.sdxl, parts.objective
-    unet = sdxl.load_unet()
-    # Before the checkpoint's weights are loaded: the reference is the model that the run started from.
-    reference = FrozenCopy(unet, DTYPES[config["model"]["reference_dtype"]]) if objective.needs_reference else None
-    if config["model"]["gradient_checkpointing"]:
-        unet.enable_gradient_checkpointing()
-    return AlignmentModule(
-        unet,
-        sdxl.load_scheduler(),
-        objective,
-        seed=config["seed"],
-        optimizer=config["optimizer"],
-        schedule=config["schedule"],
-        reference=reference,
-        encoder=None if config["data"]["cache"] else Encoder.load(sdxl),
-        sample_posterior=config["data"]["vae_posterior"] == "sample",
-    )
-
-
-def _notes(config: dict[str, Any]) -> list[str]:
+def _notes(config: dict[str, Any], parts: Parts) -> list[str]:
     """What a reader of the results should know about this run."""
     data, notes = config["data"], []
     if data["label_flip_probability"]:
@@ -193,6 +186,8 @@ def _notes(config: dict[str, Any]) -> list[str]:
         notes.append("ties kept")
     if data["weights"] == "per_prompt":
         notes.append("each pair weighted by 1 / number of pairs of its prompt")
+    if parts.objective.needs_reference:
+        notes.append(f"reference: {reference_kind(config).replace('_', ' ')}")
     if config["trainer"]["ema_decay"]:
         notes.append(f"final weights are an average, decay {config['trainer']['ema_decay']}")
     return notes

@@ -1,0 +1,79 @@
+"""What makes a pipeline an SDXL that can be trained here, told from its configs alone."""
+
+from typing import Any, Protocol
+
+from mapolab.errors import UserError
+
+PREDICTION_TYPES = ("epsilon", "v_prediction")
+
+
+class Parts(Protocol):
+    """Where configs are read from."""
+
+    def index(self) -> dict[str, Any]:
+        """The pipeline's model_index.json."""
+        ...
+
+    def config(self, part: str) -> dict[str, Any]:
+        """The config of one part."""
+        ...
+
+
+def check_architecture(name: str, parts: Parts) -> None:
+    """Raise UserError, naming what it is instead, unless `parts` is an SDXL base whose encoders fit its UNet."""
+    _check_class(name, parts.index())
+    unet = parts.config("unet")
+    if unet.get("in_channels") != 4:
+        raise UserError(
+            f"model.pretrained={name} has a UNet with {unet.get('in_channels')} input channels (4 are latents; more "
+            "are for inpainting or editing). Give a text-to-image SDXL."
+        )
+    first, second = parts.config("text_encoder"), parts.config("text_encoder_2")
+    width = first["hidden_size"] + second["hidden_size"]
+    pooled = second["projection_dim"] + 6 * (unet.get("addition_time_embed_dim") or 0)
+    if unet.get("addition_embed_type") != "text_time" or unet["cross_attention_dim"] != width:
+        raise UserError(
+            f"model.pretrained={name} does not fit together: its UNet attends to prompt embeddings of width "
+            f"{unet['cross_attention_dim']}, its text encoders give {first['hidden_size']} + {second['hidden_size']}. "
+            "Give a whole SDXL pipeline, with the text encoders that its UNet was trained with."
+        )
+    if unet["projection_class_embeddings_input_dim"] != pooled:
+        raise UserError(
+            f"model.pretrained={name} does not fit together: its UNet wants "
+            f"{unet['projection_class_embeddings_input_dim']} numbers of pooled prompt and micro-conditioning, its "
+            f"second text encoder and six time ids give {pooled}. Give a whole SDXL base pipeline (the refiner is none)."
+        )
+
+
+def scheduler_settings(config: dict[str, Any], prediction_type: str, zero_terminal_snr: Any) -> dict[str, Any]:
+    """The scheduler's config with the settings of conf/diffusion. Raises UserError where the two contradict."""
+    stated = config.get("prediction_type") or ("epsilon" if prediction_type == "auto" else prediction_type)
+    if prediction_type not in ("auto", stated):
+        raise UserError(
+            f"diffusion.prediction_type={prediction_type}, but the model's scheduler says {stated}: its UNet was trained "
+            "to predict that. Set diffusion.prediction_type=auto, or correct the model's scheduler_config.json."
+        )
+    if stated not in PREDICTION_TYPES:
+        raise UserError(
+            f"The model's scheduler says prediction_type={stated!r}; mapolab trains models that predict the noise "
+            "(epsilon) or the velocity (v_prediction). Choose another model, or correct scheduler_config.json."
+        )
+    zero = bool(config.get("rescale_betas_zero_snr")) if zero_terminal_snr == "auto" else zero_terminal_snr
+    if zero and stated == "epsilon":
+        raise UserError(
+            "A zero terminal SNR needs a model that predicts the velocity: at the last timestep there is only noise, "
+            "which a model that predicts noise could copy. Set diffusion.zero_terminal_snr=false."
+        )
+    return config | {"prediction_type": stated, "rescale_betas_zero_snr": zero}
+
+
+def _check_class(name: str, index: dict[str, Any]) -> None:
+    kind = index.get("_class_name", "")
+    if not kind.startswith("StableDiffusionXL"):
+        found = f"a {kind}" if kind else "no diffusers pipeline (it has no model_index.json)"
+        raise UserError(f"model.pretrained={name} is {found}, but mapolab trains StableDiffusionXLPipeline.")
+    if index.get("requires_aesthetics_score") or index.get("text_encoder", [1])[0] is None:
+        raise UserError(
+            f"model.pretrained={name} is the SDXL refiner, which has one text encoder and is no text-to-image model. "
+            "Give an SDXL base."
+        )

@@ -1,0 +1,99 @@
+"""What a run trains: the UNet, or adapters in it and perhaps in the text encoders; and how diffusers calls it."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import diffusers
+import torch
+from diffusers import UNet2DConditionModel
+from peft import LoraConfig
+from torch import nn
+
+from mapolab.models.lora import add_adapters, file_metadata, text_adapters, unet_adapter
+from mapolab.models.precision import DTYPES
+from mapolab.models.reference import FrozenCopy, LoraOff, Reference
+from mapolab.models.sdxl import SDXL, TextEncoders
+
+
+@dataclass
+class TrainedModel:
+    """unet: with its adapters, if it has some. text: the text encoders, only where they have adapters too.
+
+    lora: the adapters' configs by model (`unet`, `text_encoder`, `text_encoder_2`), or None.
+    text_learning_rate: of the text encoders' adapters; None: the optimizer's.
+    """
+
+    unet: UNet2DConditionModel
+    text: TextEncoders | None = None
+    lora: dict[str, LoraConfig] | None = None
+    text_learning_rate: float | None = None
+    has_dropout: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.has_dropout = any(config.lora_dropout for config in (self.lora or {}).values())
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """The trained parameters as an optimizer takes them."""
+        groups = [{"params": _trained(self.unet)}]
+        if self.text is not None:
+            rate = {} if self.text_learning_rate is None else {"lr": self.text_learning_rate}
+            groups.append({"params": [item for model in self.text.models for item in _trained(model)], **rate})
+        return groups
+
+    def about(self, names: list[str]) -> dict[str, Any]:
+        """What `models.saved` must know; names: of the trained tensors."""
+        if self.lora is None:
+            return {"unet_config": unet_config(self.unet)}
+        return {"lora_metadata": file_metadata(self.lora), "names": names}
+
+
+def load_trained(sdxl: SDXL, model: dict[str, Any], seed: int) -> TrainedModel:
+    """Load what the block `model` of a config trains. Raises UserError for targets that match no layer."""
+    lora = model["lora"]
+    unet = sdxl.load_unet(DTYPES[model["frozen_dtype" if lora else "trained_dtype"]])
+    if model["channels_last"]:
+        unet = unet.to(memory_format=torch.channels_last)
+    if model["gradient_checkpointing"]:
+        unet.enable_gradient_checkpointing()
+    if lora is None:
+        return TrainedModel(unet.requires_grad_(True))
+    configs = {"unet": unet_adapter(lora)}
+    add_adapters(unet, configs["unet"], seed, 0)
+    if not lora["text_encoders"]:
+        return TrainedModel(unet, lora=configs)
+    text = sdxl.load_text_encoders()
+    for number, (name, model, config) in enumerate(
+        zip(
+            ("text_encoder", "text_encoder_2"),
+            text.models,
+            text_adapters(lora, text.models[0].config.num_hidden_layers),
+            strict=True,
+        )
+    ):
+        configs[name] = config
+        add_adapters(model, config, seed, number + 1)
+    return TrainedModel(unet, text, configs, lora["text_encoder_learning_rate"])
+
+
+def build_reference(kind: str, unet: UNet2DConditionModel, dtype: torch.dtype) -> Reference:
+    """The reference of this kind (`lora_off`, `frozen_copy`, `offloaded_copy`) for a UNet that was just loaded."""
+    if kind == "lora_off":
+        return LoraOff(unet)
+    return FrozenCopy(unet, dtype, offloaded=kind == "offloaded_copy")
+
+
+def choose_reference(kind: str, has_lora: bool) -> str:
+    """The kind that `model.reference` means: `auto` costs nothing where it can, else keeps a copy."""
+    if kind != "auto":
+        return kind
+    return "lora_off" if has_lora else "frozen_copy"
+
+
+def unet_config(unet: UNet2DConditionModel) -> dict[str, Any]:
+    """The content of diffusers' `config.json` for this UNet."""
+    config = {name: value for name, value in unet.config.items() if not name.startswith("_")}
+    return {"_class_name": type(unet).__name__, "_diffusers_version": diffusers.__version__, **config}
+
+
+def _trained(model: nn.Module) -> list[nn.Parameter]:
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
