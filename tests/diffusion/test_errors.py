@@ -34,7 +34,7 @@ def test_errors_of_a_pair_equal_those_of_each_image_alone(batch, tiny_pipeline_f
     unet, noising = SDXL(str(tiny_pipeline_folder)).load_unet(), scheduler()
     task = denoising_task(batch, noising, seed=1, with_rejected=True)
     errors = per_sample_errors(predict(unet, task), task.target)
-    noise, timesteps = draw_noise(1, POSITIONS, SHAPE), draw_timesteps(1, POSITIONS, 1000)
+    noise, timesteps = draw_noise(1, POSITIONS, SHAPE), draw_timesteps(1, POSITIONS, 0, 999)
     for row, (side, pair) in enumerate([("chosen", 0), ("chosen", 1), ("rejected", 0), ("rejected", 1)]):
         signal = noising.alphas_cumprod[timesteps[pair]]
         noisy = signal.sqrt() * batch[f"{side}_latents"][pair] + (1 - signal).sqrt() * noise[pair]
@@ -56,7 +56,7 @@ def test_without_rejected_images_nothing_of_them_is_read(batch):
 
 def test_velocity_targets(batch):
     noising = scheduler(prediction_type="v_prediction")
-    noise, timesteps = draw_noise(1, POSITIONS, SHAPE), draw_timesteps(1, POSITIONS, 1000)
+    noise, timesteps = draw_noise(1, POSITIONS, SHAPE), draw_timesteps(1, POSITIONS, 0, 999)
     signal = noising.alphas_cumprod[timesteps].view(-1, 1, 1, 1)
     velocity = signal.sqrt() * noise - (1 - signal).sqrt() * batch["chosen_latents"]
     torch.testing.assert_close(prediction_target(noising, batch["chosen_latents"], noise, timesteps), velocity)

@@ -60,7 +60,7 @@ def check_targets(lora: dict[str, Any], unet_config: dict[str, Any]) -> None:
 
 
 def add_adapters(model: nn.Module, config: LoraConfig, seed: int, number: int) -> None:
-    """Freeze the model and add adapters that change nothing yet: float32, drawn from (seed, number).
+    """Freeze the model and add adapters that change nothing yet: float32 or better, drawn from (seed, number).
 
     Raises UserError where no layer matches the targets.
     """
@@ -75,7 +75,7 @@ def add_adapters(model: nn.Module, config: LoraConfig, seed: int, number: int) -
             ) from None
     for parameter in model.parameters():
         if parameter.requires_grad:
-            parameter.data = parameter.data.float()
+            parameter.data = parameter.data.to(torch.promote_types(parameter.dtype, torch.float32))
 
 
 @contextlib.contextmanager

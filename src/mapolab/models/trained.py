@@ -47,10 +47,13 @@ class TrainedModel:
         return {"lora_metadata": file_metadata(self.lora), "names": names}
 
 
-def load_trained(sdxl: SDXL, model: dict[str, Any], seed: int) -> TrainedModel:
-    """Load what the block `model` of a config trains. Raises UserError for targets that match no layer."""
+def load_trained(sdxl: SDXL, model: dict[str, Any], seed: int, double: bool = False) -> TrainedModel:
+    """Load what the block `model` of a config trains. Raises UserError for targets that match no layer.
+
+    double: all in float64. (Lightning would convert it too, but after a checkpoint was read into float32.)
+    """
     lora = model["lora"]
-    unet = sdxl.load_unet(DTYPES[model["frozen_dtype" if lora else "trained_dtype"]])
+    unet = sdxl.load_unet(torch.float64 if double else DTYPES[model["frozen_dtype" if lora else "trained_dtype"]])
     if model["channels_last"]:
         unet = unet.to(memory_format=torch.channels_last)
     if model["gradient_checkpointing"]:
@@ -62,16 +65,11 @@ def load_trained(sdxl: SDXL, model: dict[str, Any], seed: int) -> TrainedModel:
     if not lora["text_encoders"]:
         return TrainedModel(unet, lora=configs)
     text = sdxl.load_text_encoders()
-    for number, (name, model, config) in enumerate(
-        zip(
-            ("text_encoder", "text_encoder_2"),
-            text.models,
-            text_adapters(lora, text.models[0].config.num_hidden_layers),
-            strict=True,
-        )
-    ):
+    adapters = text_adapters(lora, text.models[0].config.num_hidden_layers)
+    names = "text_encoder", "text_encoder_2"
+    for number, (name, encoder, config) in enumerate(zip(names, text.models, adapters, strict=True)):
         configs[name] = config
-        add_adapters(model, config, seed, number + 1)
+        add_adapters(encoder.double() if double else encoder, config, seed, number + 1)
     return TrainedModel(unet, text, configs, lora["text_encoder_learning_rate"])
 
 

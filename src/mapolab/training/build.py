@@ -17,7 +17,7 @@ from mapolab.training.module import AlignmentModule
 def build_module(config: dict[str, Any], objective: Any, sdxl: SDXL) -> AlignmentModule:
     """The module of a run, with the weights it starts from. Raises UserError for weights that cannot be loaded."""
     model, data = config["model"], config["data"]
-    trained = load_trained(sdxl, model, config["seed"])
+    trained = load_trained(sdxl, model, config["seed"], config["trainer"]["precision"] == "64-true")
     scheduler = sdxl.load_scheduler()
     # Before the checkpoint's weights are loaded: the reference is the model that the run started from.
     reference = None

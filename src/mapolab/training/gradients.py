@@ -1,4 +1,4 @@
-"""The norm of a step's gradient and its clipping, under each strategy."""
+"""The norm of a step's gradient and its clipping, under each strategy; the layout of an optimizer's moments."""
 
 import math
 
@@ -7,6 +7,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy
 from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+from torch.optim import Optimizer
 
 
 def clip_gradients(trainer: Trainer, parameters: list[nn.Parameter], limit: float | None) -> Tensor:
@@ -23,3 +24,15 @@ def clip_gradients(trainer: Trainer, parameters: list[nn.Parameter], limit: floa
     if limit and not norm <= limit:
         clip_grads_with_norm_(parameters, limit, norm)
     return norm
+
+
+def match_layout(optimizer: Optimizer) -> None:
+    """Give restored moments the memory layout of their parameters.
+
+    A checkpoint holds them in the plain one. Fused optimizers walk through both as they lie in memory, so for weights
+    in channels_last they would pair each weight with another one's moments, without a word.
+    """
+    for parameter, state in optimizer.state.items():
+        for name, value in state.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape and value.stride() != parameter.stride():
+                state[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)

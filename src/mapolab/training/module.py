@@ -24,7 +24,7 @@ from mapolab.models.reference import Reference
 from mapolab.models.trained import TrainedModel
 from mapolab.objectives import PairErrors
 from mapolab.streams import Stream, torch_seed
-from mapolab.training.gradients import clip_gradients
+from mapolab.training.gradients import clip_gradients, match_layout
 from mapolab.training.record import StepRecord
 
 
@@ -84,6 +84,10 @@ class AlignmentModule(LightningModule):
                 helper.to(self.device)
         if self.trainer.world_size > 1 and hasattr(self.objective, "mean_over_ranks"):
             self.objective = replace(self.objective, mean_over_ranks=self.trainer.strategy.reduce)
+
+    def on_train_start(self) -> None:
+        """Lightning has restored the optimizer by now."""
+        match_layout(self.optimizers(use_pl_optimizer=False))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The objective's loss of one forward pass, a scalar."""

@@ -42,6 +42,7 @@ IRRELEVANT_WARNINGS = (
     ".*does not have many workers.*",  # batches come from memory
     ".*dataloader is not resumable.*",  # it is: it starts at the checkpoint's position
     ".*smaller than the logging interval.*",  # metrics are written by StepMetrics
+    ".*module\\(s\\) in eval mode at the start of training.*",  # dropout-free; text encoders stay as they were
     ".*isinstance\\(treespec, LeafSpec\\).*",  # between Lightning and torch
 )
 
