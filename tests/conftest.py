@@ -151,6 +151,19 @@ def pairs_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def train_config(tiny_pipeline_folder: Path, pairs_file: Path, tmp_path: Path) -> dict[str, Any]:
     """A resolved config of 6 steps of MaPO on the random pipeline; tests change what they are about."""
+    return build_train_config(tiny_pipeline_folder, pairs_file, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def module_config(
+    tiny_pipeline_folder: Path, pairs_file: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Any]:
+    """The same for runs that several tests look at; to be copied, not changed."""
+    return build_train_config(tiny_pipeline_folder, pairs_file, tmp_path_factory.mktemp("module"))
+
+
+def build_train_config(tiny_pipeline_folder: Path, pairs_file: Path, tmp_path: Path) -> dict[str, Any]:
+    """See `train_config`."""
     return {
         "name": "test",
         "task": "align",

@@ -1,4 +1,4 @@
-"""The command line: `mapolab train|prepare|evaluate|compare`, each a Hydra application of its own.
+"""The command line: `mapolab train|prepare|plan|evaluate|compare|export`, each a Hydra application of its own.
 
 Hydra composes the config, sweeps and completes; this file adds the commands, turns mistakes into one paragraph with
 exit code 2, and imports torch only after the config has been checked.
@@ -20,8 +20,10 @@ from mapolab.errors import Interrupted, RunError, UserError
 COMMANDS = {
     "train": ("mapolab.training.run", "train"),
     "prepare": ("mapolab.training.prepare", "prepare_cache"),
+    "plan": ("mapolab.plan.command", "plan"),
     "evaluate": ("mapolab.evaluation.evaluate", "evaluate"),
     "compare": ("mapolab.report.compare", "compare"),
+    "export": ("mapolab.export.command", "export"),
 }
 TINY_BASE = ("mapolab.tiny.recipe", "run")
 
@@ -31,8 +33,10 @@ mapolab aligns Stable Diffusion XL with preference pairs, by MaPO and the method
   mapolab train     experiment=emoji_style objective=mapo seed=0       train a run, or continue it
   mapolab train     -m objective=sft,mapo,diffusion_dpo seed=0,1       a sweep: every combination in turn
   mapolab prepare   data=pickapic_v2 model=sdxl data.cache=true        encode a data set once, for all runs
+  mapolab plan      model=sdxl strategy=ddp accelerator=a100_80gb      does it fit, how long does it take
   mapolab evaluate  run=outputs/emoji_style/mapo-seed0-1a2b3c4d        generate and score its pictures
   mapolab compare   runs='outputs/emoji_style/*'                       tables, curves and a picture wall
+  mapolab export    run=outputs/emoji_style/mapo-seed0-1a2b3c4d to=out for diffusers, ComfyUI, A1111
 
 Every key of the config is an override, key=value. Each command knows:
   --help           its config groups, and its config with all keys
@@ -143,9 +147,10 @@ def _task(command: str, crashes: list[Exception]) -> Callable[[Any], None]:
 
 
 def _run_job(command: str, composed: Any) -> None:
-    from mapolab.config import checks, schema
+    from mapolab.config import checks
+    from mapolab.config.load import load
 
-    config = schema.load(composed, command)
+    config = load(composed, command)
     checks.check(config, command)
     if command == "train":
         _announce_job(config)

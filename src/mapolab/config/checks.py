@@ -14,81 +14,42 @@ from mapolab.config import files_named
 from mapolab.config.identity import run_folder
 from mapolab.config.instantiate import LOGGERS, OPTIMIZERS, check_arguments
 from mapolab.config.model_checks import check_model_settings, check_precision
+from mapolab.config.ranges import check_values
+from mapolab.config.schema import TRAIN_LIKE
 from mapolab.config.suggest import did_you_mean
 from mapolab.errors import UserError
 from mapolab.paths import conf_folder
 
 Config = dict[str, Any]
 
-FLOATS = ("float32", "bfloat16", "float16")
-CHOICES = {
-    "task": ("align", "tiny_base"),
-    "model.vae_dtype": ("auto", *FLOATS),
-    "model.encoder_dtype": FLOATS,
-    "model.trained_dtype": ("float32", "bfloat16"),
-    "model.frozen_dtype": FLOATS,
-    "model.reference": ("auto", "lora_off", "frozen_copy", "offloaded_copy"),
-    "model.reference_dtype": (*FLOATS, "float64"),
-    "diffusion.prediction_type": ("auto", "epsilon", "v_prediction"),
-    "diffusion.timestep_weighting": ("none", "min_snr", "debiased"),
-    "data.cache_dtype": ("float32", "float16"),
-    "data.vae_posterior": ("mean", "sample"),
-    "data.ties": ("drop", "keep"),
-    "data.weights": ("none", "per_prompt"),
-    "schedule.name": ("constant_with_warmup", "cosine", "linear"),
-    "strategy.accelerator": ("auto", "cpu", "gpu", "cuda", "mps"),
-    "strategy.strategy": ("auto", "ddp", "fsdp", "deepspeed"),
-    "trainer.precision": ("32-true", "bf16-mixed", "16-mixed", "64-true"),
-    "trainer.progress": ("auto", "plain", "off"),
-}
-AT_LEAST = {
-    "seed": 0,
-    "data.resolution": 8,
-    "data.batch_size": 1,
-    "data.num_workers": 0,
-    "data.download_cache_gb": 0,
-    "schedule.warmup_steps": 0,
-    "trainer.max_steps": 1,
-    "trainer.gradient_accumulation": 1,
-    "trainer.checkpoint_every": 1,
-    "trainer.keep_checkpoints": 1,
-    "trainer.log_every": 1,
-    "evaluation.steps": 1,
-    "evaluation.guidance_scale": 0,
-    "evaluation.seed": 0,
-    "evaluation.batch_size": 1,
-    "steps": 1,
-    "guidance_scale": 0,
-    "batch_size": 1,
-    "bootstrap_samples": 1,
-    "part": 0,
-    "parts": 1,
-}
-PROBABILITIES = (
-    "data.flip_probability",
-    "data.prompt_dropout",
-    "data.label_flip_probability",
-    "data.label_noise_probability",
-    "data.max_broken_share",
-)
-BETWEEN_ZERO_AND_ONE = ("trainer.ema_decay", "confidence")
-MULTIPLES_OF_EIGHT = ("data.resolution", "evaluation.height", "evaluation.width")
+EXPORT_FORMATS = ("pipeline", "unet", "single_file", "lora", "kohya")
 # Runs are named after the experiment, and names become folders and table rows.
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,99}")
 
 
 def check(config: Config, command: str) -> None:
     """Run every check that belongs to a command. Raises UserError for the first thing that is wrong."""
-    values = dict(_flat(config))
-    _check_values(values)
-    if command == "evaluate":
+    check_values(dict(_flat(config)))
+    if command in ("evaluate", "export"):
         files_named.check_run_folder(config["run"])
     if command == "compare":
         _check_runs(config["runs"])
-    if command in ("train", "prepare"):
+    if command in TRAIN_LIKE:
         _check_train(config)
     if command == "prepare":
         _check_prepare(config)
+    if command == "export":
+        _check_formats(config["formats"])
+
+
+def _check_formats(formats: Any) -> None:
+    unknown = [name for name in formats if name not in EXPORT_FORMATS] if isinstance(formats, list) else [formats]
+    if formats != "auto" and (unknown or not formats):
+        hint = did_you_mean(str(unknown[0]), EXPORT_FORMATS) if unknown else ""
+        raise UserError(
+            f"formats is {formats}.{hint} Give a list of {', '.join(EXPORT_FORMATS)}, such as formats=[lora,kohya], or "
+            "auto."
+        )
 
 
 def _check_runs(runs: Any) -> None:
@@ -141,30 +102,6 @@ def _flat(block: Config, prefix: str = "") -> Iterable[tuple[str, Any]]:
             yield from _flat(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
-
-
-def _check_values(values: Config) -> None:
-    """Ranges and choices of single keys; those that a command does not have, or that are null, are passed over."""
-    given = {key: value for key, value in values.items() if value is not None}
-    for key in CHOICES.keys() & given.keys():
-        if given[key] not in CHOICES[key]:
-            hint = did_you_mean(given[key], CHOICES[key])
-            raise UserError(f"{key}={given[key]} does not exist.{hint} Choose one of {', '.join(CHOICES[key])}.")
-    for key in AT_LEAST.keys() & given.keys():
-        if not given[key] >= AT_LEAST[key]:  # written so that NaN fails too
-            raise UserError(f"{key} is {given[key]}; give {AT_LEAST[key]} or more.")
-    for key in given.keys() & {*PROBABILITIES}:
-        if not 0 <= given[key] <= 1:
-            raise UserError(f"{key} is {given[key]}; give a number from 0 to 1.")
-    for key in given.keys() & {*BETWEEN_ZERO_AND_ONE}:
-        if not 0 < given[key] < 1:
-            raise UserError(f"{key} is {given[key]}; give a number between 0 and 1, both excluded.")
-    for key in given.keys() & {*MULTIPLES_OF_EIGHT}:
-        if given[key] % 8 or given[key] < 8:
-            raise UserError(f"{key} is {given[key]}; SDXL's latents need a multiple of 8, such as 64 or 1024.")
-    clip = given.get("trainer.gradient_clip_norm", 1.0)
-    if not 0 < clip < math.inf:
-        raise UserError(f"trainer.gradient_clip_norm is {clip}; give a positive number, or null to clip nothing.")
 
 
 def _check_name(name: str) -> None:

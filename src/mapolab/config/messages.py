@@ -2,7 +2,7 @@
 
 import re
 
-from mapolab.config.schema import known_keys
+from mapolab.config.load import known_keys
 from mapolab.config.suggest import did_you_mean, did_you_mean_key
 
 OPEN_BLOCKS = ("optimizer.", "logger.")  # whose keys belong to a class of another package

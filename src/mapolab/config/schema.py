@@ -3,17 +3,10 @@
 Every field is MISSING here on purpose: a default in two places would drift apart.
 """
 
-from dataclasses import dataclass, field, fields, is_dataclass
-from typing import Any, get_args, get_type_hints
+from dataclasses import dataclass, field
+from typing import Any
 
-import yaml
-from omegaconf import MISSING, DictConfig, OmegaConf
-from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue, OmegaConfBaseException
-
-from mapolab.config.environment import nodes_from_environment
-from mapolab.config.suggest import did_you_mean_key
-from mapolab.errors import UserError
-from mapolab.paths import conf_folder
+from omegaconf import MISSING
 
 
 @dataclass
@@ -177,81 +170,34 @@ class Compare:
     seed: int = MISSING
 
 
-SCHEMAS = {"train": Train, "prepare": Prepare, "evaluate": Evaluate, "compare": Compare}
+@dataclass
+class Export:
+    run: str = MISSING
+    to: str = MISSING
+    formats: Any = MISSING  # a list of names, or auto
+    dtype: str = MISSING
+    name: str | None = MISSING
+    license: str | None = MISSING
+    push: str | None = MISSING
+    private: bool = MISSING
 
 
-def load(config: DictConfig, command: str) -> dict[str, Any]:
-    """A composed config as a plain dict: interpolations resolved, every key known, set and of its type.
-
-    Raises UserError, naming the key, for anything else.
-    """
-    try:
-        values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-    except MissingMandatoryValue as error:
-        raise _not_set(error.full_key) from None
-    except InterpolationResolutionError as error:
-        raise UserError(
-            f"{error.full_key} cannot be resolved: {_first_line(error)}. Correct the ${{...}} in it."
-        ) from None
-    config = typed(values, SCHEMAS[command])
-    if config.get("strategy", {}).get("num_nodes") == "auto":
-        config["strategy"]["num_nodes"] = nodes_from_environment()
-    return config
+@dataclass
+class Plan(Train):
+    format: str = MISSING
+    accelerator: str = MISSING
+    peak_tflops: float | None = MISSING
+    memory_gb: float | None = MISSING
+    efficiency: float = MISSING
+    rows: int | None = MISSING
 
 
-def typed(values: dict[str, Any], schema: type, where: str = "") -> dict[str, Any]:
-    """A block's values, each converted to its field's type in `schema` (a dataclass).
-
-    where: the block's own key, for the messages. Raises UserError for an unknown key, a wrong type, a missing value.
-    """
-    prefix = f"{where}." if where else ""
-    _reject_unknown(values, schema, prefix)
-    try:
-        merged = OmegaConf.to_container(OmegaConf.merge(OmegaConf.structured(schema), values), throw_on_missing=True)
-    except MissingMandatoryValue as error:
-        raise _not_set(prefix + error.full_key) from None
-    except OmegaConfBaseException as error:
-        raise UserError(
-            f"{prefix}{error.full_key} has the wrong type. {_first_line(error)}. Correct the value."
-        ) from None
-    return merged
-
-
-def known_keys(command: str) -> set[str]:
-    """Every key of a command's config in dotted form, with those that conf/ gives to the open blocks."""
-    return _dotted(SCHEMAS[command], "") | (_keys_of_open_blocks() if command in ("train", "prepare") else set())
-
-
-def _reject_unknown(values: dict[str, Any], schema: type, prefix: str) -> None:
-    types = get_type_hints(schema)
-    for key, value in values.items():
-        if key not in types:
-            known = [prefix + name for name in types]
-            hint = did_you_mean_key(f"{prefix}{key}", known)
-            raise UserError(f"There is no key {prefix}{key}.{hint} Known here: {', '.join(sorted(known))}.")
-        if (block := _block(types[key])) and isinstance(value, dict):
-            _reject_unknown(value, block, f"{prefix}{key}.")
-
-
-def _dotted(schema: type, prefix: str) -> set[str]:
-    types = get_type_hints(schema)
-    keys = {prefix + item.name for item in fields(schema)}
-    return keys.union(*(_dotted(block, f"{prefix}{key}.") for key in types if (block := _block(types[key]))))
-
-
-def _block(kind: Any) -> type | None:
-    """The dataclass of a nested block, also of one that may be null; None for a single value."""
-    return next((item for item in (kind, *get_args(kind)) if is_dataclass(item)), None)
-
-
-def _keys_of_open_blocks() -> set[str]:
-    files = [file for group in ("objective", "optimizer", "logger") for file in (conf_folder() / group).glob("*.yaml")]
-    return {f"{file.parent.name}.{key}" for file in files for key in yaml.safe_load(file.read_text()) or {}}
-
-
-def _not_set(key: str) -> UserError:
-    return UserError(f"{key} has no value. Give it one: {key}=...")
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0].rstrip(".")
+SCHEMAS = {
+    "train": Train,
+    "prepare": Prepare,
+    "plan": Plan,
+    "evaluate": Evaluate,
+    "compare": Compare,
+    "export": Export,
+}
+TRAIN_LIKE = ("train", "prepare", "plan")  # whose configs compose those of conf/train.yaml

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from mapolab import files
 from mapolab.errors import UserError
-from mapolab.evaluation.generation import generate, load_pictures, load_pipeline, picture_path
+from mapolab.evaluation.generation import final_weights, generate, load_pictures, load_pipeline, picture_path
 from mapolab.evaluation.prompts import find_prompts
 from mapolab.evaluation.scorer import Scorer, build_scorers
 
@@ -27,7 +27,7 @@ def evaluate(config: dict) -> Path:
     not drawn or scored again. Raises UserError when the folder is no finished run.
     """
     run = Path(config["run"])
-    run_config = _config_of_finished_run(run)
+    run_config = config_of_finished_run(run)
     options = run_config["evaluation"] | {key: config[key] for key in OVERRIDABLE if config.get(key) is not None}
     if not options["prompts"]:
         raise UserError("There are no prompts to draw. Give prompts=<a .csv or .txt file>.")
@@ -38,20 +38,21 @@ def evaluate(config: dict) -> Path:
     settings = _settings(options, prompts, scorers)
     base = _base_folder(run, run_config)
     folders = {"base": _evaluation_folder(base, settings), _label(run): _evaluation_folder(run, settings)}
-    for folder, weights in zip(folders.values(), (None, run / "unet"), strict=True):
-        _evaluate_one(folder, run_config["model"], weights, prompts, scorers, settings, options["batch_size"])
+    for folder, weights in zip(folders.values(), (None, final_weights(run)), strict=True):
+        _evaluate_one(folder, run_config, weights, prompts, scorers, settings, options["batch_size"])
     files.write_json(folders[_label(run)] / "links.json", {"base": f"../{base.name}"})
     _print_means(folders, scorers)
     return folders[_label(run)]
 
 
-def _config_of_finished_run(run: Path) -> dict:
+def config_of_finished_run(run: Path) -> dict:
+    """The resolved config of the run in this folder. Raises UserError unless the run is finished."""
     if not (run / "manifest.json").is_file():
         raise UserError(
             f"{run} is not a run folder: it has no manifest.json. Give run=<the folder that `train` named>."
         )
     status = files.read_json(run / "manifest.json")["status"]
-    if status != "finished" or not (run / "unet").is_dir():
+    if status != "finished" or final_weights(run) is None:
         raise UserError(f"The run in {run} is {status}, not finished. Give its `mapolab train` command again first.")
     return OmegaConf.to_container(OmegaConf.load(run / "config.yaml"), resolve=True)
 
@@ -81,6 +82,10 @@ def _evaluation_folder(run: Path, settings: dict) -> Path:
 def _base_folder(run: Path, run_config: dict) -> Path:
     """The base model as a run of its own, beside the runs that started from it."""
     model = {key: run_config["model"][key] for key in ("pretrained", "revision", "variant", "vae")}
+    # Only where they differ from the usual: the folders of older evaluations keep their names.
+    model |= {"vae_revision": revision} if (revision := run_config["model"].get("vae_revision")) else {}
+    sampling = {key: run_config.get("diffusion", {}).get(key, "auto") for key in ("prediction_type", "zero_terminal_snr")}
+    model |= {key: value for key, value in sampling.items() if value != "auto"}
     folder = run.parent / f"base-{files.short_hash(model)}"
     if not (folder / "manifest.json").exists():
         manifest = {"status": "finished", "objective": {"name": "base"}, "label": "base", "seed": None, "model": model}
@@ -88,12 +93,12 @@ def _base_folder(run: Path, run_config: dict) -> Path:
     return folder
 
 
-def _evaluate_one(folder, model: dict, unet: Path | None, prompts, scorers, settings: dict, batch_size: int) -> None:
+def _evaluate_one(folder, run_config: dict, weights: Path | None, prompts, scorers, settings: dict, batch_size: int) -> None:
     if (folder / "scores.csv").exists():
         return
     files.write_json(folder / "settings.json", settings)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    pipeline = load_pipeline(model, unet).to(device)
+    pipeline = load_pipeline(run_config, weights).to(device)
     console = Console()
     with console.status(f"drawing {len(prompts)} pictures into {folder}") as status:
         generate(

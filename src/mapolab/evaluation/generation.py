@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,27 +17,43 @@ from PIL.PngImagePlugin import PngInfo
 
 from mapolab import files
 from mapolab.diffusion.noise import draw_noise
+from mapolab.models.lora import LORA_FILE
 from mapolab.models.sdxl import SDXL
 from mapolab.streams import Stream
 
 
-def load_pipeline(model: dict, unet_folder: Path | None) -> StableDiffusionXLPipeline:
-    """The pipeline of a config's ``model`` block in float32, its UNet replaced by the trained one where given."""
+def load_pipeline(config: dict, weights: Path | None) -> StableDiffusionXLPipeline:
+    """The pipeline of a run's config in float32, with the weights in ``weights`` (`unet/` or `lora/`) where given."""
     # A progress bar for every file that transformers reads says nothing here.
     transformers.utils.logging.disable_progress_bar()
-    sdxl = SDXL.from_config(model)
+    sdxl = SDXL.from_config(config["model"], config.get("diffusion"))
+    sdxl = replace(sdxl, encoder_dtype="float32", vae_dtype="float32")
     text = sdxl.load_text_encoders()
-    return StableDiffusionXLPipeline(
+    trained_unet = weights is not None and not is_lora(weights)
+    pipeline = StableDiffusionXLPipeline(
         vae=sdxl.load_vae(),
         text_encoder=text.models[0],
         text_encoder_2=text.models[1],
         tokenizer=text.tokenizers[0],
         tokenizer_2=text.tokenizers[1],
-        unet=UNet2DConditionModel.from_pretrained(unet_folder) if unet_folder else sdxl.load_unet(),
+        unet=UNet2DConditionModel.from_pretrained(weights, dtype=torch.float32) if trained_unet else sdxl.load_unet(),
         scheduler=sdxl.load_sampler(),
-        force_zeros_for_empty_prompt=True,
+        force_zeros_for_empty_prompt=sdxl.empty_prompt_is_zero,
         add_watermarker=False,
     )
+    if weights is not None and is_lora(weights):
+        pipeline.load_lora_weights(weights, weight_name=LORA_FILE)
+    return pipeline
+
+
+def is_lora(weights: Path) -> bool:
+    """Whether a run's final weights are adapters."""
+    return (weights / LORA_FILE).is_file()
+
+
+def final_weights(run: Path) -> Path | None:
+    """The folder of a finished run's weights: `unet/` or `lora/`; None if it has neither."""
+    return next((run / name for name in ("unet", "lora") if (run / name).is_dir()), None)
 
 
 def picture_path(folder: Path, index: int) -> Path:

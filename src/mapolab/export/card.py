@@ -1,0 +1,98 @@
+"""The model card: what the model is, how it was made, how it scored, under which licence it may be used."""
+
+import csv
+import statistics
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mapolab.files import read_json
+
+LICENSES = {"stabilityai/stable-diffusion-xl-base-1.0": "openrail++", "builtin:tiny_twin": "apache-2.0"}
+USE = {
+    "pipeline": 'StableDiffusionXLPipeline.from_pretrained("<this folder>")',
+    "unet": 'UNet2DConditionModel.from_pretrained("<this folder>", subfolder="unet")',
+    "lora": 'pipeline.load_lora_weights("<this folder>")',
+    "kohya": "the file ending in .kohya.safetensors goes into the LoRA folder of ComfyUI or A1111",
+    "single_file": 'StableDiffusionXLPipeline.from_single_file("<the .safetensors file>"), or the checkpoint folder of a UI',
+}
+
+
+def model_card(
+    run: Path, config: dict[str, Any], manifest: dict[str, Any], formats: list[str], license_name: str | None
+) -> str:
+    """README.md of an export, with the front matter that the hub reads. license_name: None: that of a known base."""
+    model, data, trainer = config["model"], config["data"], config["trainer"]
+    base = model["pretrained"]
+    known = license_name or LICENSES.get(base)
+    front: dict[str, Any] = {"license": known or "other", "library_name": "diffusers", "pipeline_tag": "text-to-image"}
+    if "/" in base and not Path(base).exists():
+        front["base_model"] = base
+    front["tags"] = ["stable-diffusion-xl", "preference-optimization", config["objective"]["name"]]
+    lines = [
+        f"---\n{yaml.safe_dump(front, sort_keys=False)}---",
+        f"# {config['name']}: {manifest['label']}",
+        f"A Stable Diffusion XL aligned with preference pairs by mapolab {manifest['versions']['mapolab']}.",
+        "## Use",
+        *(f"- {name}: {USE[name]}" for name in formats),
+        "## How it was made",
+        _table(
+            {
+                "base model": f"{base} {model['revision'] or ''}".strip(),
+                "data": " ".join(str(data[key]) for key in ("path", "split", "revision") if data.get(key)),
+                "objective": _settings(config["objective"]),
+                "trained": f"LoRA ({_settings(model['lora'])})" if model.get("lora") else "all of the UNet",
+                "optimizer": _settings(config["optimizer"]),
+                "schedule": _settings(config["schedule"]),
+                "steps": trainer["max_steps"],
+                "pairs a forward pass, accumulation": f"{data['batch_size']}, {trainer['gradient_accumulation']}",
+                "resolution": f"{data['resolution']} px",
+                "precision": trainer["precision"],
+                "seed": config["seed"],
+                "notes": "; ".join(manifest.get("notes", [])) or "none",
+            }
+        ),
+        "The run's whole config is in `run_config.yaml`, its versions, hardware and timings in `run_manifest.json`.",
+        "## Scores",
+        _scores(run),
+        "## Licence",
+        f"{known}." if known else f"The licence of the base model, {base}, applies; it is not known to mapolab.",
+    ]
+    return "\n\n".join(lines).replace("\n\n- ", "\n- ") + "\n"
+
+
+def _settings(block: dict[str, Any]) -> str:
+    """`mapo, beta 8`: a block's own name or class first."""
+    first = str(block.get("name") or block.get("_target_", "")).split(".")[-1]
+    rest = [f"{key} {value}" for key, value in block.items() if key not in ("name", "_target_") and value is not None]
+    return ", ".join([*([first] if first else []), *rest])
+
+
+def _scores(run: Path) -> str:
+    """A table for each evaluation of the run, beside its base's where that was evaluated alike."""
+    tables = []
+    for file in sorted(run.glob("evaluation/*/scores.csv")):
+        settings = read_json(file.parent / "settings.json")
+        links = file.parent / "links.json"
+        base = run / read_json(links)["base"] / "evaluation" / file.parent.name / "scores.csv" if links.exists() else None
+        columns = {"this model": _means(file)} | ({"base": _means(base)} if base and base.exists() else {})
+        about = (
+            f"Means over {settings['prompt_count']} prompts, {settings['steps']} steps, guidance "
+            f"{settings['guidance_scale']}, seed {settings['seed']}."
+        )
+        rows = [f"| {name} | " + " | ".join(f"{means[name]:.3f}" for means in columns.values()) + " |" for name in columns["this model"]]
+        head = ["| scorer | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
+        tables.append("\n".join([about, "", *head, *rows]))
+    return "\n\n".join(tables) or "The run was not evaluated."
+
+
+def _means(file: Path) -> dict[str, float]:
+    with open(file, encoding="utf-8") as opened:
+        rows = list(csv.DictReader(opened))
+    scorers = [name for name in rows[0] if name not in ("index", "prompt", "seed", "image")]
+    return {name: statistics.fmean(float(row[name]) for row in rows) for name in scorers}
+
+
+def _table(values: dict[str, Any]) -> str:
+    return "\n".join(["| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in values.items())])

@@ -1,0 +1,98 @@
+"""`mapolab export`: writes a finished run's model in the wanted formats, with a model card, and uploads it if asked to."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
+from safetensors import safe_open
+
+from mapolab.errors import UserError
+from mapolab.evaluation.evaluate import config_of_finished_run
+from mapolab.evaluation.generation import final_weights, is_lora, load_pipeline
+from mapolab.export.card import model_card
+from mapolab.export.formats import write_kohya, write_lora, write_pipeline, write_single_file, write_unet
+from mapolab.files import read_json, write_json, write_text
+from mapolab.models.precision import DTYPES
+from mapolab.training.checkpoint import FolderWriter
+
+NEEDS_LORA = ("lora", "kohya")
+
+
+def export(config: dict[str, Any]) -> Path:
+    """Write the folder `to`. Raises UserError where the run has not what a format needs, or the upload is refused."""
+    run, target = Path(config["run"]), Path(config["to"])
+    run_config = config_of_finished_run(run)
+    weights = final_weights(run)
+    formats = _formats(config["formats"], is_lora(weights), run)
+    if target.exists() and any(target.iterdir()):
+        raise UserError(f"{target} exists and is not empty. Remove it, or give another folder as to=...")
+    with FolderWriter(target) as folder:
+        _write(folder, formats, run_config, weights, DTYPES[config["dtype"]], config["name"] or target.name)
+        manifest = read_json(run / "manifest.json")
+        write_json(folder / "run_manifest.json", manifest)
+        write_text(folder / "run_config.yaml", yaml.safe_dump(run_config, sort_keys=False, allow_unicode=True))
+        write_text(folder / "README.md", model_card(run, run_config, manifest, formats, config["license"]))
+    print(f"Exported {', '.join(formats)} to {target}", flush=True)
+    if config["push"]:
+        _push(config["push"], target, config["private"])
+    return target
+
+
+def _formats(wanted: Any, adapters: bool, run: Path) -> list[str]:
+    if wanted == "auto":
+        return ["lora", "kohya"] if adapters else ["pipeline"]
+    for name in wanted:
+        if name in NEEDS_LORA and not adapters:
+            raise UserError(
+                f"formats={name} needs a run that trained a LoRA, but all of the UNet was trained in {run}. Use "
+                "formats=[pipeline], [unet] or [single_file]."
+            )
+    return list(wanted)
+
+
+def _write(
+    folder: Path, formats: list[str], run_config: dict[str, Any], weights: Path, dtype: torch.dtype, name: str
+) -> None:
+    """lora and kohya are the adapters as they are; the others hold all weights, adapters merged into them."""
+    if "lora" in formats:
+        write_lora(folder, weights, dtype)
+    if not set(formats) - {"lora"}:
+        return
+    pipeline = load_pipeline(run_config, weights)
+    if "kohya" in formats:
+        write_kohya(folder / f"{name}.kohya.safetensors", weights, pipeline.unet.config, _alphas(weights), dtype)
+    if is_lora(weights):
+        pipeline.fuse_lora()
+        pipeline.unload_lora_weights()
+    pipeline.to(dtype=dtype)
+    if "pipeline" in formats:
+        write_pipeline(folder, pipeline)
+    elif "unet" in formats:
+        write_unet(folder, pipeline)
+    if "single_file" in formats:
+        write_single_file(folder / f"{name}.safetensors", pipeline, name)
+
+
+def _alphas(weights: Path) -> dict[str, float]:
+    """alpha of each model's adapters."""
+    with safe_open(next(weights.glob("*.safetensors")), "pt") as file:
+        settings = json.loads(file.metadata()["lora_adapter_metadata"])
+    return {key.removesuffix(".lora_alpha"): value for key, value in settings.items() if key.endswith(".lora_alpha")}
+
+
+def _push(repository: str, folder: Path, private: bool) -> None:
+    api = HfApi()
+    try:
+        api.create_repo(repository, private=private, exist_ok=True)
+        api.upload_folder(repo_id=repository, folder_path=folder, commit_message="Export from mapolab")
+    except (HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OSError) as error:
+        raise UserError(
+            f"The upload to {repository} failed ({type(error).__name__}: {' '.join(str(error).split())[:300]}). The "
+            f"export itself is whole in {folder}. Log in with `hf auth login`, check the name owner/repository, and "
+            f"upload it with `hf upload {repository} {folder}`."
+        ) from None
+    print(f"Uploaded to https://huggingface.co/{repository}", flush=True)

@@ -1,0 +1,85 @@
+"""The formats, each one function: what it writes opens with the loader that its docstring names."""
+
+import datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import StableDiffusionXLPipeline
+from safetensors import safe_open
+from safetensors.torch import load_file
+from torch import Tensor
+
+from mapolab.models import original_layout as layout
+from mapolab.models.lora import LORA_FILE, kohya_tensors
+from mapolab.models.saved import save_tensors
+
+
+def write_pipeline(folder: Path, pipeline: StableDiffusionXLPipeline) -> None:
+    """A whole pipeline: `StableDiffusionXLPipeline.from_pretrained(folder)`."""
+    pipeline.save_pretrained(folder)
+
+
+def write_unet(folder: Path, pipeline: StableDiffusionXLPipeline) -> None:
+    """`UNet2DConditionModel.from_pretrained(folder, subfolder="unet")`, where a pipeline has it too."""
+    pipeline.unet.save_pretrained(folder / "unet")
+
+
+def write_lora(folder: Path, weights: Path, dtype: torch.dtype) -> None:
+    """The adapters in diffusers' layout: `pipeline.load_lora_weights(folder)`."""
+    with safe_open(weights / LORA_FILE, "pt") as file:
+        metadata = file.metadata()
+    save_tensors(_in(dtype, load_file(weights / LORA_FILE)), folder / LORA_FILE, metadata)
+
+
+def write_kohya(path: Path, weights: Path, unet: Any, alphas: dict[str, float], dtype: torch.dtype) -> None:
+    """The adapters for ComfyUI and A1111; diffusers' `load_lora_weights` reads them too. unet: the UNet's config."""
+    tensors = load_file(weights / LORA_FILE)
+    modules = {name.removeprefix("unet.").rpartition(".lora_")[0] for name in tensors if name.startswith("unet.")}
+    rank = next(tensor.shape[0] for name, tensor in tensors.items() if "lora_A" in name)
+    metadata = {
+        "format": "pt",
+        "ss_base_model_version": "sdxl_base_v1-0",
+        "ss_network_module": "networks.lora",
+        "ss_network_dim": str(rank),
+        "ss_network_alpha": str(alphas["unet"]),
+        "modelspec.architecture": "stable-diffusion-xl-v1-base/lora",
+    }
+    renamed = kohya_tensors(tensors, layout.unet_names(unet, modules), alphas)
+    save_tensors(_in(dtype, renamed), path, metadata)
+
+
+def write_single_file(path: Path, pipeline: StableDiffusionXLPipeline, title: str) -> None:
+    """All weights in the original key layout: `StableDiffusionXLPipeline.from_single_file(path)`, and the usual UIs."""
+    unet, vae = pipeline.unet.state_dict(), pipeline.vae.state_dict()
+    first, second = pipeline.text_encoder.state_dict(), pipeline.text_encoder_2.state_dict()
+    names = layout.unet_names(pipeline.unet.config, unet)
+    levels = len(pipeline.vae.config.block_out_channels)
+    tensors = {
+        **_under(layout.UNET, {names[name]: tensor for name, tensor in unet.items()}),
+        **_under(layout.VAE, layout.vae_tensors(vae, levels)),
+        **_under(layout.TEXT_1, layout.first_text_tensors(first)),
+        **_under(layout.TEXT_2, layout.second_text_tensors(second)),
+    }
+    scheduler = pipeline.scheduler.config
+    velocity = scheduler.prediction_type == "v_prediction"
+    # Empty tensors by which the UIs know how the model predicts.
+    tensors |= {"v_pred": torch.tensor([])} if velocity else {}
+    tensors |= {"ztsnr": torch.tensor([])} if scheduler.get("rescale_betas_zero_snr") else {}
+    metadata = {
+        "format": "pt",
+        "modelspec.sai_model_spec": "1.0.0",
+        "modelspec.architecture": "stable-diffusion-xl-v1-base",
+        "modelspec.title": title,
+        "modelspec.date": datetime.date.today().isoformat(),
+        "modelspec.prediction_type": "v" if velocity else "epsilon",
+    }
+    save_tensors(tensors, path, metadata)
+
+
+def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {prefix + name: tensor for name, tensor in tensors.items()}
+
+
+def _in(dtype: torch.dtype, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.to(dtype) for name, tensor in tensors.items()}

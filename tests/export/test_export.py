@@ -1,0 +1,160 @@
+"""Every format, opened by diffusers' own loaders, draws the run's own pictures."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import pytest
+import torch
+import yaml
+from diffusers import StableDiffusionXLPipeline, UNet2DConditionModel
+from safetensors.torch import load_file
+
+from mapolab.config.compose import compose
+from mapolab.errors import UserError
+from mapolab.evaluation.generation import final_weights, load_pipeline
+from mapolab.export.command import export
+from mapolab.training.run import train
+
+LORA = {
+    "rank": 4, "alpha": 8.0, "dropout": 0.0, "dora": False, "text_encoders": True, "text_encoder_learning_rate": None,
+    "target_modules": ["to_q", "to_k", "to_out.0", "proj_in", "conv1", "ff.net.2"],
+    "text_encoder_target_modules": ["q_proj", "v_proj", "out_proj", "fc1"],
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def full_run(module_config: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train(module_config | {"output_dir": str(tmp_path_factory.mktemp("full"))})
+
+
+@pytest.fixture(scope="module")
+def lora_run(module_config: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    config = copy.deepcopy(module_config) | {"output_dir": str(tmp_path_factory.mktemp("lora"))}
+    config["model"]["lora"] = LORA
+    config["data"]["cache"] = False
+    config["optimizer"]["lr"] = 1e-2
+    return train(config)
+
+
+@pytest.fixture
+def pipeline_folder(module_config: dict[str, Any]) -> str:
+    return module_config["model"]["pretrained"]
+
+
+def draw(pipeline: StableDiffusionXLPipeline) -> torch.Tensor:
+    """Two pictures, (2, H, W, 3), whole numbers from 0 to 255."""
+    generator = torch.Generator().manual_seed(0)
+    pictures = pipeline(
+        ["a fox", "rain"], height=16, width=16, num_inference_steps=4, generator=generator, output_type="np"
+    ).images
+    return torch.from_numpy(pictures * 255).round()
+
+
+def of_run(run: Path) -> torch.Tensor:
+    return draw(load_pipeline(yaml.safe_load((run / "config.yaml").read_text()), final_weights(run)))
+
+
+def exported(run: Path, to: Path, *overrides: str) -> Path:
+    return export(compose("export", [f"run={run}", f"to={to}", *overrides]))
+
+
+def test_the_whole_pipeline(full_run, tmp_path):
+    folder = exported(full_run, tmp_path / "out")
+    assert torch.equal(draw(StableDiffusionXLPipeline.from_pretrained(folder)), of_run(full_run))
+
+
+def test_the_unet_alone(full_run, pipeline_folder, tmp_path):
+    folder = exported(full_run, tmp_path / "out", "formats=[unet]")
+    assert not (folder / "vae").exists()
+    unet = UNet2DConditionModel.from_pretrained(folder, subfolder="unet")
+    assert torch.equal(draw(StableDiffusionXLPipeline.from_pretrained(pipeline_folder, unet=unet)), of_run(full_run))
+
+
+def test_the_single_file(full_run, pipeline_folder, tmp_path):
+    folder = exported(full_run, tmp_path / "fox", "formats=[single_file]")
+    pipeline = StableDiffusionXLPipeline.from_single_file(str(folder / "fox.safetensors"), config=pipeline_folder)
+    expected = load_pipeline(yaml.safe_load((full_run / "config.yaml").read_text()), final_weights(full_run))
+    for part in ("unet", "vae", "text_encoder", "text_encoder_2"):
+        loaded, wanted = getattr(pipeline, part).state_dict(), getattr(expected, part).state_dict()
+        assert loaded.keys() == wanted.keys()
+        assert all(torch.equal(loaded[name], tensor) for name, tensor in wanted.items()), part
+    pipeline.scheduler = expected.scheduler
+    assert torch.equal(draw(pipeline), draw(expected))
+
+
+def test_a_single_file_trains_as_the_folder_does(full_run, module_config, tmp_path):
+    folder = exported(full_run, tmp_path / "fox", "formats=[pipeline,single_file]")
+    runs = []
+    for pretrained in (folder, folder / "fox.safetensors"):
+        config = copy.deepcopy(module_config) | {"output_dir": str(tmp_path / f"from_{pretrained.suffix[1:]}")}
+        config["model"]["pretrained"] = str(pretrained)
+        config["data"]["cache"] = False
+        runs.append(load_file(train(config) / "unet" / "diffusion_pytorch_model.safetensors"))
+    assert all(torch.equal(tensor, runs[1][name]) for name, tensor in runs[0].items())
+
+
+@pytest.mark.parametrize("kind", ["lora", "kohya"])
+def test_adapters(lora_run, pipeline_folder, tmp_path, kind):
+    folder = exported(lora_run, tmp_path / "fox")
+    pipeline = StableDiffusionXLPipeline.from_pretrained(pipeline_folder)
+    before = draw(pipeline)
+    if kind == "lora":
+        pipeline.load_lora_weights(folder)
+    else:
+        pipeline.load_lora_weights(folder, weight_name="fox.kohya.safetensors")
+        names = set(load_file(folder / "fox.kohya.safetensors"))
+        assert "lora_te1_text_model_encoder_layers_0_self_attn_q_proj.lora_down.weight" in names
+        assert any(name.startswith("lora_unet_output_blocks_0_1_transformer_blocks_0_attn2_to_q.") for name in names)
+    assert torch.equal(draw(pipeline), of_run(lora_run))
+    assert not torch.equal(before, of_run(lora_run))
+
+
+def test_merged_adapters(lora_run, tmp_path):
+    """Up to a rounding of the merged weights, which may tip a pixel by one level."""
+    pipeline = StableDiffusionXLPipeline.from_pretrained(exported(lora_run, tmp_path / "out", "formats=[pipeline]"))
+    difference = (draw(pipeline) - of_run(lora_run)).abs()
+    assert difference.max() <= 1
+    assert (difference > 0).float().mean() < 0.01
+
+
+def test_half_precision(full_run, tmp_path):
+    folder = exported(full_run, tmp_path / "fox", "dtype=float16", "formats=[pipeline,single_file]")
+    for file in (folder / "unet" / "diffusion_pytorch_model.safetensors", folder / "fox.safetensors"):
+        assert {tensor.dtype for tensor in load_file(file).values()} == {torch.float16}
+
+
+def test_the_card_and_the_manifest(full_run, tmp_path):
+    folder = exported(full_run, tmp_path / "out", "license=mit")
+    text = (folder / "README.md").read_text()
+    front = yaml.safe_load(text.split("---")[1])
+    assert front["license"] == "mit" and "mapo" in front["tags"]
+    for part in ("mapo, beta 8.0", "6 |", "The run was not evaluated", "AdamW", "all of the UNet"):
+        assert part in text
+    assert yaml.safe_load((folder / "run_config.yaml").read_text())["seed"] == 3
+    assert (folder / "run_manifest.json").exists()
+
+
+def test_what_cannot_be_exported(full_run, tmp_path):
+    with pytest.raises(UserError, match="needs a run that trained a LoRA"):
+        exported(full_run, tmp_path / "out", "formats=[kohya]")
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "file").touch()
+    with pytest.raises(UserError, match="is not empty"):
+        exported(full_run, tmp_path / "taken")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_upload(full_run, tmp_path, monkeypatch):
+    """Up to the calls of the hub's client: there is no hub here."""
+    calls = []
+    monkeypatch.setattr(huggingface_hub.HfApi, "create_repo", lambda self, *a, **k: calls.append((a, k)))
+    monkeypatch.setattr(huggingface_hub.HfApi, "upload_folder", lambda self, **k: calls.append(k))
+    folder = exported(full_run, tmp_path / "out", "push=me/fox")
+    assert calls[0] == (("me/fox",), {"private": True, "exist_ok": True})
+    assert calls[1]["repo_id"] == "me/fox" and calls[1]["folder_path"] == folder
+    monkeypatch.undo()
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(UserError, match="The export itself is whole"):
+        exported(full_run, tmp_path / "again", "push=me/fox")
