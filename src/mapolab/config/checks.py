@@ -34,7 +34,9 @@ def check(config: Config, command: str) -> None:
         files_named.check_run_folder(config["run"])
     if command == "compare":
         _check_runs(config["runs"])
-    if command in TRAIN_LIKE:
+    if command == "plan":
+        _check_plan(config)
+    elif command in TRAIN_LIKE:
         _check_train(config)
     if command == "prepare":
         _check_prepare(config)
@@ -75,6 +77,21 @@ def _check_train(config: Config) -> None:
     check_model_settings(config)
     check_precision(config)
     _check_by_building(config)
+
+
+def _check_plan(config: Config) -> None:
+    """Only what the plan itself needs: data, packages and hardware may be on another machine."""
+    if config["task"] != "align":
+        raise UserError("There is no plan for task=tiny_base, which takes its fixed time on a CPU.")
+    _check_devices(config["strategy"])
+    _check_objective(config["objective"])
+    files_named.check_model(config["model"])
+    check_model_settings(config)
+    for key in ("efficiency", "peak_tflops", "memory_gib"):
+        if config[key] is not None and not 0 < config[key] < math.inf:
+            raise UserError(f"{key} is {config[key]}; give a number above 0.")
+    if config["efficiency"] > 1:
+        raise UserError(f"efficiency is {config['efficiency']}; give a share of the peak rate, from 0 to 1.")
 
 
 def _check_prepare(config: Config) -> None:

@@ -51,6 +51,8 @@ AT_LEAST = {
     "bootstrap_samples": 1,
     "part": 0,
     "parts": 1,
+    "reserve_gib": 0,
+    "rows": 1,
 }
 PROBABILITIES = (
     "data.flip_probability",

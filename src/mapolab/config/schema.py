@@ -187,8 +187,9 @@ class Plan(Train):
     format: str = MISSING
     accelerator: str = MISSING
     peak_tflops: float | None = MISSING
-    memory_gb: float | None = MISSING
+    memory_gib: float | None = MISSING
     efficiency: float = MISSING
+    reserve_gib: float = MISSING
     rows: int | None = MISSING
 
 

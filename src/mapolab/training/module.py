@@ -165,10 +165,12 @@ class AlignmentModule(LightningModule):
 
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
         """The update; its stochastic rounding, if it has one, is a function of (seed, step)."""
-        if not self.optimizer_config.get("bf16_stochastic_round"):
-            return super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
-        with torch_seed(self.seed, Stream.ROUNDING, self.trainer.global_step):
-            return super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        rounds = self.optimizer_config.get("bf16_stochastic_round")
+        seeded = torch_seed(self.seed, Stream.ROUNDING, self.trainer.global_step)
+        with seeded if rounds else contextlib.nullcontext():
+            super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        # Lightning would keep the gradients until the next forward pass has put its activations beside them.
+        optimizer.zero_grad()
 
     def configure_optimizers(self) -> dict[str, Any]:
         """The optimizer over what is trained and its learning-rate schedule, one tick an optimizer step."""

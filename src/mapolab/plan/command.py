@@ -1,0 +1,133 @@
+"""`mapolab plan`: parameters, operations, memory, disk and hours of a run, before it is queued."""
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from mapolab import objectives
+from mapolab.config.identity import samples_per_step
+from mapolab.data.prepared.spec import DTYPES as CACHE_DTYPES
+from mapolab.data.sources.open import open_source
+from mapolab.errors import RunError, UserError
+from mapolab.models.lora import check_targets
+from mapolab.models.trained import choose_reference
+from mapolab.paths import resolve
+from mapolab.plan.accelerators import find_accelerator
+from mapolab.plan.measure import Step
+from mapolab.plan.memory import Weights
+from mapolab.plan.models import read_architecture
+from mapolab.plan.table import print_plan
+from mapolab.training.data import cache_folder
+
+# Rows and different prompts of data that is not at hand: Kirstain et al., 2305.01569, and the data set's page.
+KNOWN_DATA = {"yuvalkirstain/pickapic_v2": (959_040, 58_960)}
+
+
+def plan(config: dict[str, Any]) -> dict[str, Any]:
+    """Print the plan; returns it. Raises UserError for a model, an accelerator or settings that do not fit together."""
+    found = make_plan(config)
+    if config["format"] == "json":
+        json.dump(found, sys.stdout, indent=2)
+        print()
+    else:
+        print_plan(found)
+    return found
+
+
+def make_plan(config: dict[str, Any]) -> dict[str, Any]:
+    """The plan as plain values. Bytes are of one device, operations of one optimizer step over all devices."""
+    model, data, trainer = config["model"], config["data"], config["trainer"]
+    accelerator = find_accelerator(config["accelerator"], trainer["precision"])
+    architecture = read_architecture(model)
+    if model["lora"]:
+        check_targets(model["lora"], architecture.configs["unet"])
+    needs_reference = objectives.build(**config["objective"]).needs_reference
+    reference = choose_reference(model["reference"], model["lora"] is not None) if needs_reference else None
+    step, world = Step(config, architecture, reference), _world_size(config)
+    weights = Weights(config, step)
+    static = weights.static(world, reference)
+    batch, checkpointing = data["batch_size"], model["gradient_checkpointing"]
+    measured, double = step.measure(batch, checkpointing), step.measure(2 * batch, checkpointing)
+    peak = static.peak(measured)
+    other_peak = static.peak(step.measure(batch, not checkpointing))
+    capacity = int((config["memory_gib"] or accelerator.memory) * 2**30)
+    reserve = int(config["reserve_gib"] * 2**30)
+    per_pair = (static.peak(double) - peak) / batch
+    passes = trainer["gradient_accumulation"] * world
+    flops = {name: count * passes for name, count in measured.flops.items()}
+    rate = config["peak_tflops"] or (accelerator.float32 if trainer["precision"].endswith("true") else accelerator.half)
+    seconds = sum(flops.values()) / world / (rate * 1e12 * config["efficiency"])
+    rows, prompts = _rows(config)
+    pairs = batch * passes
+    parts = {key: value for key, value in asdict(static).items() if key not in ("host", "persistent_gradients")}
+    with_, without = (peak, other_peak) if checkpointing else (other_peak, peak)
+    beside = sum(parts.values())
+    return {
+        "config": {
+            "model": model["pretrained"], "objective": config["objective"]["name"], "reference": reference,
+            "resolution": data["resolution"], "batch_size": batch, "precision": trainer["precision"],
+            "optimizer": config["optimizer"]["_target_"].split(".")[-1], "gradient_checkpointing": checkpointing,
+            "strategy": config["strategy"]["strategy"], "devices": world, "architecture_assumed": architecture.assumed,
+        },
+        "parameters": {"trained": weights.trained_count, "frozen": weights.frozen_count},
+        "flops": {"per_step": sum(flops.values()), "per_pair": sum(flops.values()) / pairs, "parts": flops},
+        "memory": {
+            "peak_bytes": peak,
+            "parts": parts | {"activations": peak - beside},
+            "activations_with_checkpointing": with_ - beside,
+            "activations_without_checkpointing": without - beside,
+            "host_bytes": static.host,
+            "bytes_per_further_pair": per_pair,
+            "largest_batch": max(0, batch + int((capacity - reserve - peak) // per_pair)),
+        },
+        "cache_bytes": _cache_bytes(config, step, rows, prompts),
+        "data": {"rows": rows, "pairs_per_step": pairs, "epochs": pairs * trainer["max_steps"] / rows if rows else None},
+        "accelerator": {
+            "name": config["accelerator"], "peak_tflops": rate, "efficiency": config["efficiency"],
+            "capacity_bytes": capacity, "reserve_bytes": reserve,
+        },
+        "fits": peak + reserve <= capacity,
+        "steps": trainer["max_steps"],
+        "seconds_per_step": seconds,
+        "hours": seconds * trainer["max_steps"] / 3600,
+    }  # fmt: skip
+
+
+def _world_size(config: dict[str, Any]) -> int:
+    """Devices over all nodes; `auto` counts as one on each, since this machine may not be the one that trains."""
+    local = config["data"]["batch_size"] * config["trainer"]["gradient_accumulation"]
+    step = samples_per_step(config)
+    return config["strategy"]["num_nodes"] if step is None else step // local
+
+
+def _rows(config: dict[str, Any]) -> tuple[int | None, int | None]:
+    """(rows, different prompts) of the data, as far as they can be known without fetching it."""
+    data = config["data"]
+    if config["rows"]:
+        return config["rows"], None
+    if data["path"] in KNOWN_DATA:
+        return KNOWN_DATA[data["path"]]
+    if not Path(resolve(data["path"])).exists():
+        return None, None
+    try:
+        source = open_source(data["path"], data["split"], data["revision"], cache_folder(config), data["download_cache_gb"])
+    except (UserError, RunError):
+        return None, None
+    return sum(source.block_sizes), None
+
+
+def _cache_bytes(config: dict[str, Any], step: Step, rows: int | None, prompts: int | None) -> int | None:
+    """At most: every image and, unless their number is known, every prompt counts as a new one."""
+    data, configs = config["data"], step.architecture.configs
+    if rows is None or not data["cache"]:
+        return None
+    width = CACHE_DTYPES[data["cache_dtype"]].itemsize
+    side = data["resolution"] // 2 ** (len(configs["vae"]["block_out_channels"]) - 1)
+    orientations = 2 if data["flip_probability"] > 0 else 1
+    moments = 2 if data["vae_posterior"] == "sample" else 1
+    latents = 2 * rows * orientations * moments * configs["vae"]["latent_channels"] * side * side
+    first, second = configs["text_encoder"], configs["text_encoder_2"]
+    embeds = first["max_position_embeddings"] * (first["hidden_size"] + second["hidden_size"]) + second["projection_dim"]
+    return (latents + (prompts or rows) * embeds) * width

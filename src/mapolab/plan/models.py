@@ -1,0 +1,77 @@
+"""The models of a config as fake ones: from their configs, or from SDXL's own where those cannot be reached."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from torch import nn
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+from mapolab.errors import UserError
+from mapolab.models.architecture import check_architecture
+from mapolab.models.lora import add_adapters, text_adapters, unet_adapter
+from mapolab.models.pipeline_folder import PipelineFolder
+from mapolab.models.precision import DTYPES
+from mapolab.models.sdxl import SDXL
+
+BASE = "stabilityai/stable-diffusion-xl-base-1.0"  # whose configs ship with the package
+PARTS = ("unet", "vae", "text_encoder", "text_encoder_2")
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """Configs by part. assumed: they are SDXL's, because the model's own could not be read."""
+
+    configs: dict[str, dict[str, Any]]
+    assumed: bool
+
+
+def read_architecture(model: dict[str, Any]) -> Architecture:
+    """The configs of what `model.pretrained` names. Raises UserError for a local model that is no SDXL."""
+    if model["pretrained"] == BASE:
+        parts = PipelineFolder("builtin:sdxl")
+        return Architecture({part: parts.config(part) for part in PARTS}, assumed=False)
+    parts = SDXL(**{key: model[key] for key in ("pretrained", "revision", "variant", "single_file_config")}).parts
+    try:
+        configs, assumed = {part: parts.config(part) for part in PARTS}, False
+        check_architecture(model["pretrained"], parts)
+    except UserError as error:
+        if "could not be fetched" not in str(error):
+            raise
+        parts, assumed = PipelineFolder("builtin:sdxl"), True
+        configs = {part: parts.config(part) for part in PARTS}
+    return Architecture(configs, assumed)
+
+
+def meta_unet(config: dict[str, Any]) -> UNet2DConditionModel:
+    with torch.device("meta"):
+        return UNet2DConditionModel.from_config(config)
+
+
+def meta_trained(architecture: Architecture, model: dict[str, Any]) -> tuple[UNet2DConditionModel, list[nn.Module]]:
+    """(UNet, text encoders) on the meta device, as a run trains them: with gradients where weights are trained."""
+    unet, text = meta_unet(architecture.configs["unet"]), meta_text(architecture)
+    if model["gradient_checkpointing"]:
+        unet.enable_gradient_checkpointing()
+    if model["lora"] is None:
+        nn.Module.to(unet, DTYPES[model["trained_dtype"]])
+    else:
+        add_adapters(unet, unet_adapter(model["lora"]), 0, 0)
+    if model["lora"] and model["lora"]["text_encoders"]:
+        for encoder, config in zip(text, text_adapters(model["lora"], len(text[0].encoder.layers)), strict=True):
+            add_adapters(encoder, config, 0, 0)
+    return unet.train(), text
+
+
+def meta_text(architecture: Architecture) -> list[nn.Module]:
+    """Both text encoders, frozen."""
+    kinds = {"text_encoder": CLIPTextModel, "text_encoder_2": CLIPTextModelWithProjection}
+    with torch.device("meta"):
+        models = [kind(CLIPTextConfig(**architecture.configs[part])) for part, kind in kinds.items()]
+    return [model.requires_grad_(False).eval() for model in models]
+
+
+def meta_vae(architecture: Architecture) -> AutoencoderKL:
+    with torch.device("meta"):
+        return AutoencoderKL.from_config(architecture.configs["vae"]).requires_grad_(False).eval()
