@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -49,12 +50,17 @@ def make_plan(config: dict[str, Any]) -> dict[str, Any]:
     weights = Weights(config, step)
     static = weights.static(world, reference)
     batch, checkpointing = data["batch_size"], model["gradient_checkpointing"]
-    measured, double = step.measure(batch, checkpointing), step.measure(2 * batch, checkpointing)
+    measured = step.measure(batch, checkpointing)
     peak = static.peak(measured)
+
+    def peak_of(pairs: int) -> int:
+        return static.peak(step.measure(pairs, checkpointing))
+
     other_peak = static.peak(step.measure(batch, not checkpointing))
     capacity = int((config["memory_gib"] or accelerator.memory) * 2**30)
     reserve = int(config["reserve_gib"] * 2**30)
-    per_pair = (static.peak(double) - peak) / batch
+    per_pair = max(1.0, (measured.activations - weights.half_copies) / batch)
+    guess = int(1.05 * (batch + (capacity - reserve - static.lasting - measured.activations) / per_pair))
     passes = trainer["gradient_accumulation"] * world
     flops = {name: count * passes for name, count in measured.flops.items()}
     rate = config["peak_tflops"] or (accelerator.float32 if trainer["precision"].endswith("true") else accelerator.half)
@@ -79,8 +85,7 @@ def make_plan(config: dict[str, Any]) -> dict[str, Any]:
             "activations_with_checkpointing": with_ - beside,
             "activations_without_checkpointing": without - beside,
             "host_bytes": static.host,
-            "bytes_per_further_pair": per_pair,
-            "largest_batch": max(0, batch + int((capacity - reserve - peak) // per_pair)),
+            "largest_batch": largest_batch(peak_of, batch, peak, capacity - reserve, guess),
         },
         "cache_bytes": _cache_bytes(config, step, rows, prompts),
         "data": {"rows": rows, "pairs_per_step": pairs, "epochs": pairs * trainer["max_steps"] / rows if rows else None},
@@ -93,6 +98,27 @@ def make_plan(config: dict[str, Any]) -> dict[str, Any]:
         "seconds_per_step": seconds,
         "hours": seconds * trainer["max_steps"] / 3600,
     }  # fmt: skip
+
+
+def largest_batch(peak_of: Callable[[int], int], batch: int, peak: int, limit: int, guess: int) -> int:
+    """The most pairs known to stay within `limit` bytes; `peak` is that of `batch`. 0: not even one fits.
+
+    The peak is a maximum over moments that each grow linearly, so it is convex in the batch: between two traces the
+    straight line lies above it, and a batch found on that line is safe. guess: where the limit is expected, so that
+    one trace more is enough and the line is short.
+    """
+    if peak > limit:
+        one = peak if batch == 1 else peak_of(1)
+        return 0 if one > limit else _on_line((1, one), (batch, peak), limit)
+    if guess <= batch:
+        return batch
+    other = peak_of(guess)
+    return guess if other <= limit else _on_line((batch, peak), (guess, other), limit)
+
+
+def _on_line(low: tuple[int, int], high: tuple[int, int], limit: int) -> int:
+    """Where the line through two (pairs, bytes) meets the limit."""
+    return low[0] + int((limit - low[1]) * (high[0] - low[0]) // (high[1] - low[1]))
 
 
 def _world_size(config: dict[str, Any]) -> int:

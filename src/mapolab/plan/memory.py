@@ -58,11 +58,12 @@ class Weights:
             "encoder_dtype": sum(item.numel() for model in self.text for item in model.parameters() if not item.requires_grad),
         }
         self.unet_size = sum(item.numel() for name, item in self.unet.named_parameters() if ".lora_" not in name)
-        self.encoder_bytes = 0
+        self.encoder_bytes = self.encoder_count = 0
         if step.online:
             encoders = [] if self.text else meta_text(step.architecture)
             size = sum(item.numel() for model in encoders for item in model.parameters())
             vae = sum(item.numel() for item in meta_vae(step.architecture).parameters())
+            self.encoder_count = size + vae
             self.encoder_bytes = size * DTYPES[self.model["encoder_dtype"]].itemsize + vae * step.vae_dtype.itemsize
 
     @property
@@ -71,7 +72,13 @@ class Weights:
 
     @property
     def frozen_count(self) -> int:
-        return sum(self.frozen.values())
+        return sum(self.frozen.values()) + self.encoder_count
+
+    @property
+    def half_copies(self) -> int:
+        """Bytes of the half-precision weights that autocast makes of float32 ones for a forward pass."""
+        autocast = self.config["trainer"]["precision"].endswith("mixed")
+        return HALF * sum(item.numel() for item in self.trained if autocast and item.element_size() == FLOAT32)
 
     def static(self, world_size: int, reference: str | None) -> Static:
         """What each of `world_size` devices holds. The divided strategies are computed by their rules, never measured."""
@@ -126,9 +133,9 @@ class Weights:
         host = parts["host"] + (states if options.get("offload_optimizer") else 0)
         if options.get("offload_parameters"):
             host += weights // world
-            weights = width * min(PREFETCHED, self.trained_count + self.frozen_count)
+            weights = width * min(PREFETCHED, self.trained_count + sum(self.frozen.values()))
         elif options.get("stage") == 3:
-            weights = weights // world + width * min(PREFETCHED, self.trained_count + self.frozen_count)
+            weights = weights // world + width * min(PREFETCHED, self.trained_count + sum(self.frozen.values()))
         return {
             "weights": weights,
             "gradients": bucket if options.get("offload_optimizer") else gradients,
