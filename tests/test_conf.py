@@ -9,17 +9,18 @@ from mapolab.config.compose import compose
 from mapolab.config.instantiate import instantiate
 from mapolab.paths import conf_folder
 
-COMMANDS = ("train", "prepare", "evaluate", "compare")
-NEEDED = {name: ["data.path=p"] for name in ("base", "parquet_pairs", "folder_pairs", "pick_culture", "blank")}
+COMMANDS = ("train", "prepare", "plan", "evaluate", "compare", "export")
+NEEDED = {name: ["data.path=p", "model.pretrained=m"] for name in ("base", "blank")}
+NEEDED |= {name: ["data.path=p"] for name in ("parquet_pairs", "folder_pairs", "pick_culture")}
+GROUPS = ("model", "diffusion", "data", "objective", "optimizer", "schedule", "strategy", "trainer", "evaluation", "logger")
 OPTIONS = sorted(
-    (file.parent.name, file.stem) for file in conf_folder().glob("*/*.yaml") if file.parent.name != "experiment"
+    (file.parent.name, file.stem) for file in conf_folder().glob("*/*.yaml") if file.parent.name in GROUPS
 )
 
 
 def test_every_file_is_a_command_a_group_or_an_experiment() -> None:
-    groups = {"model", "data", "objective", "optimizer", "schedule", "strategy", "trainer", "evaluation", "logger"}
     assert {file.stem for file in conf_folder().glob("*.yaml")} == set(COMMANDS)
-    assert {folder.name for folder in conf_folder().iterdir() if folder.is_dir()} == groups | {"experiment"}
+    assert {folder.name for folder in conf_folder().iterdir() if folder.is_dir()} == {*GROUPS, "lora", "experiment"}
 
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
@@ -37,11 +38,21 @@ def test_evaluate_and_compare_compose() -> None:
     assert compose("evaluate", ["run=r"])["steps"] is None
     assert compose("prepare", ["parts=4"])["parts"] == 4
     assert compose("compare", ["runs=[a,b]"])["runs"] == ["a", "b"]
+    assert compose("export", ["run=r", "to=t"])["formats"] == "auto"
+    assert compose("plan", ["accelerator=l4"])["efficiency"] == 0.4
+
+
+def test_a_model_with_adapters_is_the_model_without_them_but_for_the_adapters() -> None:
+    full, lora = (compose("train", [f"model={name}"])["model"] for name in ("sdxl", "sdxl_lora"))
+    assert full["lora"] is None and lora["lora"]["rank"] == 64
+    assert {key for key in full if full[key] != lora[key]} == {"lora", "frozen_dtype"}
+    assert compose("train", ["model=sdxl_lora", "model.lora.rank=8"])["model"]["lora"]["rank"] == 8
 
 
 @pytest.mark.parametrize("option", [option for group, option in OPTIONS if group == "optimizer"])
 def test_every_optimizer_takes_a_step(option: str) -> None:
     weight = torch.nn.Parameter(torch.ones(3, 3))
+    pytest.importorskip({"adamw_8bit": "bitsandbytes", "adamw_bf16": "torchao"}.get(option, "torch"))
     optimizer = instantiate(compose("train", [f"optimizer={option}"])["optimizer"], [weight])
     weight.square().sum().backward()
     optimizer.step()

@@ -161,7 +161,7 @@ def test_ties_are_kept_only_by_an_objective_that_uses_them(train_config, make_pa
     with pytest.raises(UserError, match="The objective mapo cannot use ties"):
         train(config)
     run = train(config | {"objective": {"name": "diffusion_dpo", "beta": 100.0}})
-    assert manifest(run)["notes"] == ["ties kept"]
+    assert manifest(run)["notes"] == ["ties kept", "reference: frozen copy"]
 
 
 def test_weights_scale_the_loss(train_config, make_pairs, tmp_path):

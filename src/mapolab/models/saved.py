@@ -46,7 +46,12 @@ def read_weights(folder: Path, about: dict[str, Any]) -> dict[str, Tensor]:
 
 def save_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
     """Write a safetensors file and flush it to the disk. Not atomic by itself."""
-    content = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
+    content = {name: _alone(tensor.detach().contiguous().cpu()) for name, tensor in tensors.items()}
     save_file(content, path, metadata or {"format": "pt"})
     with open(path, "rb") as file:
         os.fsync(file.fileno())
+
+
+def _alone(tensor: Tensor) -> Tensor:
+    """The tensor in a storage of its own: FSDP puts many into one, which safetensors refuses."""
+    return tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()

@@ -72,7 +72,8 @@ class AlignmentModule(LightningModule):
 
     def trained_weights(self) -> dict[str, Tensor]:
         """The trained tensors by their names."""
-        parameters = dict(self.named_parameters())
+        # FSDP puts a module of its own around each unit, and its name into the names.
+        parameters = {name.replace("_fsdp_wrapped_module.", ""): item for name, item in self.named_parameters()}
         return {name: parameters[name] for name in self.trained_names}
 
     def on_fit_start(self) -> None:

@@ -1,0 +1,94 @@
+"""Every strategy builds; the sharded ones, which need GPUs, are checked against the installed libraries."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from lightning.pytorch.strategies import DDPStrategy
+from safetensors.torch import load_file
+
+from mapolab.config.checks import check
+from mapolab.config.compose import compose
+from mapolab.config.environment import nodes_from_environment
+from mapolab.errors import UserError
+from mapolab.training.strategies import FolderDeepSpeed, FolderFSDP, build_strategy
+
+# FSDP refuses a CPU unless it is named as the device; Lightning names devices by number only.
+ON_CPU = """
+import functools, sys, torch, torch.distributed.fsdp
+from mapolab.config.compose import compose
+from mapolab.training.run import train
+
+initialise = torch.distributed.fsdp.FullyShardedDataParallel.__init__
+
+@functools.wraps(initialise)
+def on_cpu(self, *arguments, **keywords):
+    initialise(self, *arguments, **(keywords | {"device_id": torch.device("cpu")}))
+
+torch.distributed.fsdp.FullyShardedDataParallel.__init__ = on_cpu
+train(compose("train", sys.argv[1:]))
+"""
+
+
+def built(name: str):
+    return build_strategy(compose("train", [f"strategy={name}"])["strategy"])
+
+
+def test_what_each_name_builds():
+    assert built("single") == "auto"
+    assert isinstance(built("ddp"), DDPStrategy)
+    assert isinstance(built("fsdp"), FolderFSDP)
+
+
+@pytest.mark.parametrize("name", ["deepspeed_zero2", "deepspeed_zero3_offload"])
+def test_deepspeed_knows_the_options(name):
+    pytest.importorskip("deepspeed")
+    from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
+
+    strategy = built(name)
+    assert isinstance(strategy, FolderDeepSpeed)
+    zero = strategy.config["zero_optimization"]
+    assert set(zero) <= set(DeepSpeedZeroConfig.model_fields)
+    assert DeepSpeedZeroConfig(**zero).stage == (3 if "zero3" in name else 2)
+
+
+def test_a_misspelt_option_is_named():
+    with pytest.raises(UserError, match=r"strategy.options.cpu_ofload.*Did you mean strategy.options.cpu_offload"):
+        built_with = compose("train", ["strategy=fsdp", "+strategy.options.cpu_ofload=true"])
+        check(built_with | {"strategy": built_with["strategy"] | {"accelerator": "gpu"}}, "train")
+
+
+def test_nodes_are_those_that_the_cluster_says():
+    slurm = {"SLURM_NTASKS": "8", "SLURM_JOB_NUM_NODES": "4", "SLURM_JOB_NAME": "run.sh"}
+    assert nodes_from_environment(slurm) == 4
+    assert nodes_from_environment(slurm | {"SLURM_JOB_NAME": "bash"}) == 1
+    assert nodes_from_environment({"WORLD_SIZE": "16", "LOCAL_WORLD_SIZE": "8"}) == 2
+    assert nodes_from_environment({}) == 1
+
+
+@pytest.mark.slow
+def test_fsdp_ends_with_the_weights_of_ddp(train_config, tmp_path):
+    """Two gloo processes: how it trains, and that its checkpoints and final weights are whole. Not its speed or memory."""
+    script = tmp_path / "on_cpu.py"
+    script.write_text(ON_CPU)
+    settings = [
+        f"model.pretrained={train_config['model']['pretrained']}", f"data.path={train_config['data']['path']}",
+        "data=parquet_pairs", "data.resolution=16", "data.cache=true", "data.batch_size=2", "data.num_workers=0",
+        "evaluation=pictures", "trainer.max_steps=4", "trainer.checkpoint_every=2", "trainer.progress=off",
+        "strategy.accelerator=cpu", "strategy.devices=2", "optimizer.lr=1e-3", f"output_root={tmp_path}",
+    ]  # fmt: skip
+    for name in ("ddp", "fsdp"):
+        command = [sys.executable, str(script), f"strategy={name}", f"output_dir={tmp_path / name}", *settings]
+        process = subprocess.run(command, capture_output=True, text=True, timeout=600)
+        assert process.returncode == 0, process.stdout + process.stderr
+    shared, sharded = (final(tmp_path / name) for name in ("ddp", "fsdp"))
+    assert shared.keys() == sharded.keys()
+    for name, tensor in shared.items():
+        torch.testing.assert_close(sharded[name], tensor, rtol=1e-3, atol=1e-4)
+    assert final(tmp_path / "fsdp" / "checkpoints" / "step-00000004").keys() == shared.keys()
+
+
+def final(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "unet" / "diffusion_pytorch_model.safetensors")
