@@ -12,10 +12,19 @@ from mapolab.paths import conf_folder
 COMMANDS = ("train", "prepare", "plan", "evaluate", "compare", "export")
 NEEDED = {name: ["data.path=p", "model.pretrained=m"] for name in ("base", "blank")}
 NEEDED |= {name: ["data.path=p"] for name in ("parquet_pairs", "folder_pairs", "pick_culture")}
-GROUPS = ("model", "diffusion", "data", "objective", "optimizer", "schedule", "strategy", "trainer", "evaluation", "logger")
-OPTIONS = sorted(
-    (file.parent.name, file.stem) for file in conf_folder().glob("*/*.yaml") if file.parent.name in GROUPS
+GROUPS = (
+    "model",
+    "diffusion",
+    "data",
+    "objective",
+    "optimizer",
+    "schedule",
+    "strategy",
+    "trainer",
+    "evaluation",
+    "logger",
 )
+OPTIONS = sorted((file.parent.name, file.stem) for file in conf_folder().glob("*/*.yaml") if file.parent.name in GROUPS)
 
 
 def test_every_file_is_a_command_a_group_or_an_experiment() -> None:

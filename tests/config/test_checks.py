@@ -11,6 +11,32 @@ from mapolab.errors import UserError
 
 MISTAKES = {
     "trainer.precision=fp16": "Choose one of 32-true, bf16-mixed, 16-mixed",
+    "model=tiny_twin_lora model.lora.rank=0": "model.lora.rank is 0; give a number above 0",
+    "model=tiny_twin_lora model.lora.dropout=1": "model.lora.dropout is 1.0; give a number from 0 to 1",
+    "model=tiny_twin_lora model.lora.target_modules=[]": "model.lora.target_modules is empty",
+    "model=sdxl_lora trainer.precision=32-true": "model.frozen_dtype=bfloat16 needs a mixed precision",
+    "model=tiny_twin_lora model.lora.text_encoders=true data.cache=true": "which a cache cannot hold. Set "
+    "data.cache=false",
+    "model.frozen_dtype=float16": "but model.lora is null",
+    "model.trained_dtype=bfloat16": "Set optimizer=adamw_bf16",
+    "optimizer=adamw_bf16": "Set model.trained_dtype=bfloat16",
+    "optimizer=adamw_bf16 model.trained_dtype=bfloat16": "Set trainer.precision=bf16-mixed",
+    "model=tiny_twin_lora model.trained_dtype=bfloat16": "A LoRA is trained in float32",
+    "model.reference=lora_off": "needs a LoRA to switch off",
+    "model.reference=copy": "Choose one of auto, lora_off, frozen_copy, offloaded_copy",
+    "strategy=fsdp strategy.accelerator=cpu": "strategy=fsdp needs GPUs. Use strategy=ddp on CPUs",
+    "strategy=fsdp trainer.ema_decay=0.9": "trainer.ema_decay needs every weight on each device",
+    "strategy=fsdp model=sdxl_lora trainer.precision=bf16-mixed": "Set model.frozen_dtype=float32",
+    "+strategy.options.find_unused_parameters=true": "strategy.strategy=auto names no class",
+    "strategy.strategy=horovod": "Choose one of auto, ddp, fsdp, deepspeed",
+    "strategy.num_nodes=0": "strategy.num_nodes is 0",
+    "strategy.num_nodes=many": "strategy.num_nodes is many",
+    "diffusion.timestep_range=[3]": "give the first and the last timestep",
+    "diffusion.zero_terminal_snr=maybe": "give auto, true or false",
+    "diffusion.timestep_weighting=snr": "Choose one of none, min_snr, debiased",
+    "diffusion.min_snr_gamma=0": "give a number above 0, such as 5",
+    "data.prompt_dropout=2": "give a number from 0 to 1",
+    "model.pretrained=/no/such.safetensors": "does not exist. Name a .safetensors file",
     "trainer.max_steps=0": "trainer.max_steps is 0; give 1 or more",
     "trainer.gradient_accumulation=0": "give 1 or more",
     "data.flip_probability=1.5": "give a number from 0 to 1",
@@ -67,7 +93,37 @@ def test_a_mistake_names_its_fix(sound: list[str], overrides: str) -> None:
     own = overrides.split()
     # A style names the file of pairs, which the sound path would hide.
     kept = [override for override in sound if not ("preferred_style" in overrides and override.startswith("data.path"))]
+    kept = [override for override in kept if not ("model=" in overrides and override.startswith("model.pretrained"))]
     assert MISTAKES[overrides] in failure(compose("train", kept + own))
+
+
+def test_an_accelerator_without_bfloat16(sound: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such a one is not here: torch is made to say so."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda **_: False)
+    mixed = compose("train", [*sound, "trainer.precision=bf16-mixed"])
+    assert "Set trainer.precision=16-mixed, or 32-true" in failure(mixed)
+
+
+def test_export_names_its_formats(tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text("{}")
+    given = [f"run={tmp_path}", "to=out"]
+    check(compose("export", given), "export")
+    assert "Did you mean kohya?" in failure(compose("export", [*given, "formats=[koya]"]), "export")
+    assert "formats is all" in failure(compose("export", [*given, "formats=all"]), "export")
+
+
+def test_a_plan_needs_neither_the_data_nor_the_hardware() -> None:
+    elsewhere = [
+        "data=parquet_pairs",
+        "data.path=/not/here",
+        "strategy=fsdp",
+        "strategy.devices=8",
+        "optimizer=adamw_8bit",
+    ]
+    check(compose("plan", [*elsewhere, "model=sdxl", "trainer.precision=16-mixed"]), "plan")
+    assert "efficiency is 2.0" in failure(compose("plan", ["efficiency=2"]), "plan")
+    assert "rows is 0" in failure(compose("plan", ["rows=0"]), "plan")
 
 
 def test_prepare_needs_a_cache_to_make(sound: list[str]) -> None:

@@ -4,7 +4,9 @@ import shutil
 import pytest
 import torch
 from diffusers import StableDiffusionXLPipeline
+from safetensors.torch import load_file, save_file
 
+from mapolab.data.images import load
 from mapolab.diffusion.errors import denoising_task
 from mapolab.errors import UserError
 from mapolab.models.encoder import Encoder
@@ -23,12 +25,38 @@ def pipeline(tiny_pipeline_folder):
     return StableDiffusionXLPipeline.from_pretrained(tiny_pipeline_folder)
 
 
-def test_prompt_embeddings_are_the_pipelines(sdxl, pipeline):
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("layout", ["flat", "nested"])
+def test_prompt_embeddings_are_the_pipelines(tiny_pipeline_folder, tmp_path, layout, dtype):
+    """To the bit, from files in either layout of the first encoder: transformers before 5.6 put all under `text_model`.
+
+    (The second encoder's class still does, so both kinds of modules are read.)
+    """
+    folder = shutil.copytree(tiny_pipeline_folder, tmp_path / "model")
+    if layout == "nested":
+        file = folder / "text_encoder" / "model.safetensors"
+        nested = {f"text_model.{name.removeprefix('text_model.')}": tensor for name, tensor in load_file(file).items()}
+        save_file(nested, file, {"format": "pt"})
     prompts = ["a fox", "", "a much longer prompt than the tokenizer holds"]
-    embeds, pooled = encode_prompts(sdxl.load_text_encoders(), prompts)
+    embeds, pooled = encode_prompts(SDXL(str(folder), encoder_dtype=dtype).load_text_encoders(), prompts)
+    pipeline = StableDiffusionXLPipeline.from_pretrained(tiny_pipeline_folder, dtype=getattr(torch, dtype))
     expected, _, expected_pooled, _ = pipeline.encode_prompt(prompts, do_classifier_free_guidance=False)
+    assert embeds.dtype == getattr(torch, dtype)
     assert torch.equal(embeds, expected)
     assert torch.equal(pooled, expected_pooled)
+
+
+@pytest.mark.parametrize("size", [(20, 16), (16, 24), (40, 40)])
+@pytest.mark.parametrize("flip", [False, True])
+def test_micro_conditioning_is_the_pipelines(pipeline, make_image, size, flip):
+    """(width, height) = size, resized by the short side to 16 px and cropped in the centre."""
+    width, height = size
+    scale = 16 / min(size)
+    crop = round((height * scale - 16) / 2), round((width * scale - 16) / 2)
+    expected = pipeline._get_add_time_ids(
+        (height, width), crop, (16, 16), torch.float32, text_encoder_projection_dim=16
+    )
+    assert torch.equal(load(make_image(0, size), (16, 16), flip).time_ids, expected[0])
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,8 @@ import torch
 from diffusers import UNet2DConditionModel
 
 from mapolab.models.sdxl import SDXL
-from mapolab.training.checkpoint import FolderCheckpointIO, FolderWriter
 from mapolab.models.trained import unet_config
+from mapolab.training.checkpoint import FolderCheckpointIO, FolderWriter
 from mapolab.training.resume import CheckpointFolder
 
 

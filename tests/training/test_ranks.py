@@ -63,7 +63,14 @@ def train(model: Path, pairs: Path, folder: Path, processes: int, overrides: lis
         "output_dir": folder,
     }
     groups = ["data=parquet_pairs", "evaluation=pictures", "objective=diffusion_kto", *overrides]
-    command = [sys.executable, "-m", "mapolab", "train", *groups, *(f"{key}={value}" for key, value in settings.items())]
+    command = [
+        sys.executable,
+        "-m",
+        "mapolab",
+        "train",
+        *groups,
+        *(f"{key}={value}" for key, value in settings.items()),
+    ]
     process = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert process.returncode == 0, process.stdout + process.stderr
 

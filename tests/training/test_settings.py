@@ -1,4 +1,4 @@
-"""Each way to train: it runs, an interrupted run ends with the same weights to the bit, and what it saves opens in diffusers."""
+"""Each way to train: an interrupted run ends with the same weights to the bit, and what it saves opens in diffusers."""
 
 import copy
 import os
@@ -26,7 +26,10 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "lora": {"model": {"lora": LORA}},
     "dora": {"model": {"lora": LORA | {"dora": True}}, "objective": DPO},
     "lora with dropout": {"model": {"lora": LORA | {"dropout": 0.5}}},
-    "half-precision base": {"model": {"lora": LORA, "frozen_dtype": "bfloat16"}, "trainer": {"precision": "bf16-mixed"}},
+    "half-precision base": {
+        "model": {"lora": LORA, "frozen_dtype": "bfloat16"},
+        "trainer": {"precision": "bf16-mixed"},
+    },
     "text encoders": {
         "model": {"lora": LORA | {"text_encoders": True, "text_encoder_learning_rate": 1e-4}},
         "data": ON_LINE,
@@ -86,7 +89,10 @@ def test_a_run_resumes_to_the_bit(train_config, tmp_path, monkeypatch, name):
     expected, found = trained(undisturbed), trained(train(again))
     assert expected.keys() == found.keys()
     assert all(torch.equal(tensor, found[key]) for key, tensor in expected.items())
-    losses = [[row["loss"] for row in MetricsFile(run / "metrics.csv").rows()] for run in (undisturbed, tmp_path / "interrupted")]
+    losses = [
+        [row["loss"] for row in MetricsFile(run / "metrics.csv").rows()]
+        for run in (undisturbed, tmp_path / "interrupted")
+    ]
     assert losses[0] == losses[1]
     checkpoint = trained(tmp_path / "interrupted" / "checkpoints" / "step-00000004")
     assert any(not torch.equal(checkpoint[key].float(), tensor.float()) for key, tensor in found.items())

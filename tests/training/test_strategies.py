@@ -70,7 +70,7 @@ def test_nodes_are_those_that_the_cluster_says():
 
 @pytest.mark.slow
 def test_fsdp_ends_with_the_weights_of_ddp(train_config, tmp_path):
-    """Two gloo processes: how it trains, and that its checkpoints and final weights are whole. Not its speed or memory."""
+    """Two gloo processes: how it trains, and that what it saves is whole. Not its speed or memory."""
     script = tmp_path / "on_cpu.py"
     script.write_text(ON_CPU)
     settings = [

@@ -126,7 +126,9 @@ def test_sft_sees_no_rejected_image_and_only_dpo_builds_a_reference(train_config
     seen, references = [], []
     monkeypatch.setattr(datasets, "load", lambda data, *rest: seen.append(data) or load(data, *rest))
     initialise = FrozenCopy.__init__
-    monkeypatch.setattr(FrozenCopy, "__init__", lambda self, *a, **k: references.append(self) or initialise(self, *a, **k))
+    monkeypatch.setattr(
+        FrozenCopy, "__init__", lambda self, *a, **k: references.append(self) or initialise(self, *a, **k)
+    )
     config = changed(train_config, data={"cache": False})
     train(changed(config, objective={"name": "sft"}))
     order, pairs = GlobalOrder(config["seed"], np.arange(10)), parquet.read_table(config["data"]["path"]).to_pylist()

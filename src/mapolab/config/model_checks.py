@@ -42,15 +42,16 @@ def _check_lora(config: Config) -> None:
     lora = model["lora"]
     if model["frozen_dtype"] != "float32" and lora is None:
         raise UserError(
-            f"model.frozen_dtype={model['frozen_dtype']} is of the weights under a LoRA, but model.lora is null: all of "
-            "the UNet is trained. Set model.frozen_dtype=float32, or use model=sdxl_lora."
+            f"model.frozen_dtype={model['frozen_dtype']} is of the weights under a LoRA, but model.lora is null: all "
+            "of the UNet is trained. Set model.frozen_dtype=float32, or use model=sdxl_lora."
         )
     if lora is None:
         return
     if model["frozen_dtype"] != "float32" and precision not in MIXED:
         raise UserError(
             f"model.frozen_dtype={model['frozen_dtype']} needs a mixed precision, which brings inputs and weights "
-            f"together; trainer.precision is {precision}. Set trainer.precision=bf16-mixed, or model.frozen_dtype=float32."
+            f"together; trainer.precision is {precision}. Set trainer.precision=bf16-mixed, or "
+            "model.frozen_dtype=float32."
         )
     if lora["text_encoders"] and config["data"]["cache"]:
         raise UserError(
@@ -101,16 +102,16 @@ def _check_sharding(config: Config) -> None:
     if name not in SHARDED:
         if name == "auto" and strategy["options"]:
             raise UserError(
-                f"strategy.options has settings ({', '.join(strategy['options'])}), but strategy.strategy=auto names no "
-                "class that takes them. Use strategy=ddp, fsdp, deepspeed_zero2 or deepspeed_zero3_offload."
+                f"strategy.options has settings ({', '.join(strategy['options'])}), but strategy.strategy=auto names "
+                "no class that takes them. Use strategy=ddp, fsdp, deepspeed_zero2 or deepspeed_zero3_offload."
             )
         return
     if strategy["accelerator"] == "cpu":
         raise UserError(f"strategy={name} needs GPUs. Use strategy=ddp on CPUs.")
     if trainer["ema_decay"]:
         raise UserError(
-            f"trainer.ema_decay needs every weight on each device, which {name} divides. Set trainer.ema_decay=null, or "
-            "use strategy=ddp."
+            f"trainer.ema_decay needs every weight on each device, which {name} divides. Set trainer.ema_decay=null, "
+            "or use strategy=ddp."
         )
     half = config["model"]["frozen_dtype"] != "float32"
     if name == "fsdp" and half:

@@ -84,7 +84,9 @@ def _base_folder(run: Path, run_config: dict) -> Path:
     model = {key: run_config["model"][key] for key in ("pretrained", "revision", "variant", "vae")}
     # Only where they differ from the usual: the folders of older evaluations keep their names.
     model |= {"vae_revision": revision} if (revision := run_config["model"].get("vae_revision")) else {}
-    sampling = {key: run_config.get("diffusion", {}).get(key, "auto") for key in ("prediction_type", "zero_terminal_snr")}
+    sampling = {
+        key: run_config.get("diffusion", {}).get(key, "auto") for key in ("prediction_type", "zero_terminal_snr")
+    }
     model |= {key: value for key, value in sampling.items() if value != "auto"}
     folder = run.parent / f"base-{files.short_hash(model)}"
     if not (folder / "manifest.json").exists():
@@ -93,7 +95,9 @@ def _base_folder(run: Path, run_config: dict) -> Path:
     return folder
 
 
-def _evaluate_one(folder, run_config: dict, weights: Path | None, prompts, scorers, settings: dict, batch_size: int) -> None:
+def _evaluate_one(
+    folder, run_config: dict, weights: Path | None, prompts, scorers, settings: dict, batch_size: int
+) -> None:
     if (folder / "scores.csv").exists():
         return
     files.write_json(folder / "settings.json", settings)

@@ -15,7 +15,7 @@ USE = {
     "unet": 'UNet2DConditionModel.from_pretrained("<this folder>", subfolder="unet")',
     "lora": 'pipeline.load_lora_weights("<this folder>")',
     "kohya": "the file ending in .kohya.safetensors goes into the LoRA folder of ComfyUI or A1111",
-    "single_file": 'StableDiffusionXLPipeline.from_single_file("<the .safetensors file>"), or the checkpoint folder of a UI',
+    "single_file": 'StableDiffusionXLPipeline.from_single_file("<the file>"), or the checkpoint folder of a UI',
 }
 
 
@@ -75,13 +75,18 @@ def _scores(run: Path) -> str:
     for file in sorted(run.glob("evaluation/*/scores.csv")):
         settings = read_json(file.parent / "settings.json")
         links = file.parent / "links.json"
-        base = run / read_json(links)["base"] / "evaluation" / file.parent.name / "scores.csv" if links.exists() else None
+        base = (
+            run / read_json(links)["base"] / "evaluation" / file.parent.name / "scores.csv" if links.exists() else None
+        )
         columns = {"this model": _means(file)} | ({"base": _means(base)} if base and base.exists() else {})
         about = (
             f"Means over {settings['prompt_count']} prompts, {settings['steps']} steps, guidance "
             f"{settings['guidance_scale']}, seed {settings['seed']}."
         )
-        rows = [f"| {name} | " + " | ".join(f"{means[name]:.3f}" for means in columns.values()) + " |" for name in columns["this model"]]
+        rows = [
+            f"| {name} | " + " | ".join(f"{means[name]:.3f}" for means in columns.values()) + " |"
+            for name in columns["this model"]
+        ]
         head = ["| scorer | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
         tables.append("\n".join([about, "", *head, *rows]))
     return "\n\n".join(tables) or "The run was not evaluated."

@@ -1,4 +1,4 @@
-"""`mapolab export`: writes a finished run's model in the wanted formats, with a model card, and uploads it if asked to."""
+"""`mapolab export`: a finished run's model in the wanted formats, with a model card; uploaded if asked to."""
 
 import json
 from pathlib import Path

@@ -41,7 +41,8 @@ def check_architecture(name: str, parts: Parts) -> None:
         raise UserError(
             f"model.pretrained={name} does not fit together: its UNet wants "
             f"{unet['projection_class_embeddings_input_dim']} numbers of pooled prompt and micro-conditioning, its "
-            f"second text encoder and six time ids give {pooled}. Give a whole SDXL base pipeline (the refiner is none)."
+            f"second text encoder and six time ids give {pooled}. Give a whole SDXL base pipeline (the refiner is "
+            "none)."
         )
 
 
@@ -50,8 +51,8 @@ def scheduler_settings(config: dict[str, Any], prediction_type: str, zero_termin
     stated = config.get("prediction_type") or ("epsilon" if prediction_type == "auto" else prediction_type)
     if prediction_type not in ("auto", stated):
         raise UserError(
-            f"diffusion.prediction_type={prediction_type}, but the model's scheduler says {stated}: its UNet was trained "
-            "to predict that. Set diffusion.prediction_type=auto, or correct the model's scheduler_config.json."
+            f"diffusion.prediction_type={prediction_type}, but the model's scheduler says {stated}: its UNet was "
+            "trained to predict that. Set diffusion.prediction_type=auto, or correct the model's scheduler_config.json."
         )
     if stated not in PREDICTION_TYPES:
         raise UserError(

@@ -94,8 +94,8 @@ def finite_vae(vae: AutoencoderKL) -> AutoencoderKL:
     pixels = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0)) * 2 - 1
     if not torch.isfinite(vae.encode(pixels.to(vae.dtype)).latent_dist.mean).all():
         raise UserError(
-            f"The VAE's latents are not finite in {str(vae.dtype).removeprefix('torch.')}: it overflows there, as SDXL's "
-            "own does. Set model.vae_dtype=float32, or give a VAE made for half precision, such as "
+            f"The VAE's latents are not finite in {str(vae.dtype).removeprefix('torch.')}: it overflows there, as "
+            "SDXL's own does. Set model.vae_dtype=float32, or give a VAE made for half precision, such as "
             "model.vae=madebyollin/sdxl-vae-fp16-fix."
         )
     return vae

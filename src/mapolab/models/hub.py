@@ -36,8 +36,8 @@ def fetch(name: str, revision: str | None, wanted: list[str], variant: str | Non
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         at = f" at revision {revision}" if revision else ""
         raise UserError(
-            f"The model {name}{at} is not in the local cache and could not be fetched ({type(error).__name__}). Connect "
-            f"to the network, or download it elsewhere and give its folder as {key}."
+            f"The model {name}{at} is not in the local cache and could not be fetched ({type(error).__name__}). "
+            f"Connect to the network, or download it elsewhere and give its folder as {key}."
         ) from None
 
 

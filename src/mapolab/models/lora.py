@@ -1,7 +1,8 @@
 """Low-rank adapters (PEFT) in the UNet and, if wanted, in the text encoders: adding, switching off, naming.
 
 Names. In a model an adapter's tensor is `<layer>.lora_A.default.weight`; in diffusers' LoRA files it is
-`unet.<layer>.lora_A.weight`, and the first text encoder's layers begin with `text_model.` whatever transformers calls them.
+`unet.<layer>.lora_A.weight`, and the first text encoder's layers begin with `text_model.` whatever transformers calls
+them.
 """
 
 import contextlib
@@ -55,7 +56,8 @@ def check_targets(lora: dict[str, Any], unet_config: dict[str, Any]) -> None:
         if not any(name == target or name.endswith(f".{target}") for name in layers):
             ends = sorted({name.split(".")[-1] for name in layers if not name.split(".")[-1].isdigit()} | {"to_out.0"})
             raise UserError(
-                f"model.lora.target_modules: {target} matches no layer of the UNet. Its layers end in {', '.join(ends)}."
+                f"model.lora.target_modules: {target} matches no layer of the UNet. Its layers end in "
+                f"{', '.join(ends)}."
             )
 
 
@@ -111,7 +113,9 @@ def file_metadata(configs: dict[str, LoraConfig]) -> dict[str, str]:
     return {"format": "pt", "lora_adapter_metadata": json.dumps(settings, sort_keys=True)}
 
 
-def kohya_tensors(weights: dict[str, Tensor], unet_names: dict[str, str], alphas: dict[str, float]) -> dict[str, Tensor]:
+def kohya_tensors(
+    weights: dict[str, Tensor], unet_names: dict[str, str], alphas: dict[str, float]
+) -> dict[str, Tensor]:
     """A diffusers LoRA file's tensors in the kohya layout that ComfyUI and A1111 read.
 
     unet_names: the UNet's modules in the original layout. alphas: of each model's adapters. Raises UserError for DoRA.
@@ -119,7 +123,9 @@ def kohya_tensors(weights: dict[str, Tensor], unet_names: dict[str, str], alphas
     found: dict[str, Tensor] = {}
     for name, tensor in weights.items():
         if "lora_magnitude_vector" in name:
-            raise UserError("The kohya layout has no settled form for DoRA. Export formats=[lora] or formats=[pipeline].")
+            raise UserError(
+                "The kohya layout has no settled form for DoRA. Export formats=[lora] or formats=[pipeline]."
+            )
         model, _, rest = name.partition(".")
         layer, _, kind = rest.rpartition(".lora_")
         if model == "unet":

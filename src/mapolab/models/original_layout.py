@@ -1,7 +1,8 @@
 """The names of SDXL's tensors in the original single-file layout, beside diffusers' names.
 
 The layout is that of Stability's generative-models: the UNet's blocks are counted through as `input_blocks`,
-`middle_block` and `output_blocks`, the VAE's decoder from the output backwards, and the second text encoder is open_clip's.
+`middle_block` and `output_blocks`, the VAE's decoder from the output backwards, and the second text encoder is
+open_clip's.
 """
 
 import re
@@ -52,13 +53,13 @@ OPEN_CLIP = {
 
 
 def unet_names(config: dict[str, Any], names: Iterable[str]) -> dict[str, str]:
-    """Each of the UNet's `names` (of tensors or modules, in diffusers' layout) to its original one, without a prefix."""
+    """Each of the UNet's `names` (of tensors or modules, in diffusers' layout) to its original one, unprefixed."""
     blocks = UNET_ENDS | _down_blocks(config) | _up_blocks(config)
     return {name: _renamed_unet(name, blocks) for name in names}
 
 
 def _down_blocks(config: dict[str, Any]) -> dict[str, str]:
-    """`down_blocks.i...` to `input_blocks.n.k`: each resnet with its attention is one block, each downsampler another."""
+    """`down_blocks.i...` to `input_blocks.n.k`: a resnet with its attention is one block, a downsampler another."""
     found, number = {}, 1
     for level, layers in enumerate(_layers(config, len(config["down_block_types"]))):
         for layer in range(layers):
@@ -115,8 +116,9 @@ def _renamed_vae(name: str, levels: int) -> str:
     name = re.sub(r"encoder\.down_blocks\.(\d+)\.downsamplers\.0\.", r"encoder.down.\1.downsample.", name)
     name = re.sub(
         r"decoder\.up_blocks\.(\d+)\.(resnets|upsamplers)\.(\d+)\.",
-        lambda at: f"decoder.up.{levels - 1 - int(at[1])}."
-        + (f"block.{at[3]}." if at[2] == "resnets" else "upsample."),
+        lambda at: (
+            f"decoder.up.{levels - 1 - int(at[1])}." + (f"block.{at[3]}." if at[2] == "resnets" else "upsample.")
+        ),
         name,
     )
     name = re.sub(r"mid_block\.resnets\.(\d+)", lambda at: f"mid.block_{int(at[1]) + 1}", name)
@@ -128,7 +130,9 @@ def _renamed_vae(name: str, levels: int) -> str:
 
 def first_text_tensors(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """The first text encoder, which keeps transformers' names, in the layout with an inner `text_model`."""
-    return {name if name.startswith("text_model.") else f"text_model.{name}": tensor for name, tensor in weights.items()}
+    return {
+        name if name.startswith("text_model.") else f"text_model.{name}": tensor for name, tensor in weights.items()
+    }
 
 
 def second_text_tensors(weights: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -50,8 +50,8 @@ class PipelineFolder:
             return loader.from_pretrained(folder, **settings)
         except (OSError, ValueError) as error:
             raise UserError(
-                f"The {part or 'vae'} of {self.name} cannot be loaded: {' '.join(str(error).split())} Check the folder, "
-                "model.variant and that the weights are safetensors."
+                f"The {part or 'vae'} of {self.name} cannot be loaded: {' '.join(str(error).split())} Check the "
+                "folder, model.variant and that the weights are safetensors."
             ) from None
 
     def weights(self, loader: type[Loaded], part: str, dtype: torch.dtype) -> Loaded:
@@ -61,9 +61,8 @@ class PipelineFolder:
     def streamed(self, loader: type[ModelMixin], part: str, dtype: torch.dtype) -> ModelMixin:
         """As `weights`, for a diffusers model without buffers; never holds two copies."""
         folder = self.part_folder(part)
-        pattern = re.compile(
-            rf"diffusion_pytorch_model{re.escape(f'.{self.variant}') if self.variant else ''}(-\d+-of-\d+)?\.safetensors"
-        )
+        variant = re.escape(f".{self.variant}") if self.variant else ""
+        pattern = re.compile(rf"diffusion_pytorch_model{variant}(-\d+-of-\d+)?\.safetensors")
         files = sorted(file for file in folder.iterdir() if pattern.fullmatch(file.name))
         if not files:
             variant = f" in the variant {self.variant}" if self.variant else ""

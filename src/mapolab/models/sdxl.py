@@ -50,7 +50,7 @@ class SDXL:
 
     @classmethod
     def from_config(cls, model: dict[str, Any], diffusion: dict[str, Any] | None = None) -> "SDXL":
-        """From the blocks `model` and `diffusion` of a config; raises UserError if it names something else than an SDXL.
+        """From the blocks `model` and `diffusion` of a config; raises UserError if it names something else.
 
         Keys that a config of an older run lacks have their defaults.
         """

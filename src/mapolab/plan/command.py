@@ -88,7 +88,9 @@ def make_plan(config: dict[str, Any]) -> dict[str, Any]:
             "largest_batch": largest_batch(peak_of, batch, peak, capacity - reserve, guess),
         },
         "cache_bytes": _cache_bytes(config, step, rows, prompts),
-        "data": {"rows": rows, "pairs_per_step": pairs, "epochs": pairs * trainer["max_steps"] / rows if rows else None},
+        "data": {
+            "rows": rows, "pairs_per_step": pairs, "epochs": pairs * trainer["max_steps"] / rows if rows else None,
+        },
         "accelerator": {
             "name": config["accelerator"], "peak_tflops": rate, "efficiency": config["efficiency"],
             "capacity_bytes": capacity, "reserve_bytes": reserve,
@@ -138,7 +140,9 @@ def _rows(config: dict[str, Any]) -> tuple[int | None, int | None]:
     if not Path(resolve(data["path"])).exists():
         return None, None
     try:
-        source = open_source(data["path"], data["split"], data["revision"], cache_folder(config), data["download_cache_gb"])
+        source = open_source(
+            data["path"], data["split"], data["revision"], cache_folder(config), data["download_cache_gb"]
+        )
     except (UserError, RunError):
         return None, None
     return sum(source.block_sizes), None
@@ -155,5 +159,7 @@ def _cache_bytes(config: dict[str, Any], step: Step, rows: int | None, prompts: 
     moments = 2 if data["vae_posterior"] == "sample" else 1
     latents = 2 * rows * orientations * moments * configs["vae"]["latent_channels"] * side * side
     first, second = configs["text_encoder"], configs["text_encoder_2"]
-    embeds = first["max_position_embeddings"] * (first["hidden_size"] + second["hidden_size"]) + second["projection_dim"]
+    embeds = (
+        first["max_position_embeddings"] * (first["hidden_size"] + second["hidden_size"]) + second["projection_dim"]
+    )
     return (latents + (prompts or rows) * embeds) * width

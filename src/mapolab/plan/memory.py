@@ -55,7 +55,9 @@ class Weights:
         self.trained = [item for model in (self.unet, *self.text) for item in model.parameters() if item.requires_grad]
         self.frozen = {
             "frozen_dtype": sum(item.numel() for item in self.unet.parameters() if not item.requires_grad),
-            "encoder_dtype": sum(item.numel() for model in self.text for item in model.parameters() if not item.requires_grad),
+            "encoder_dtype": sum(
+                item.numel() for model in self.text for item in model.parameters() if not item.requires_grad
+            ),
         }
         self.unet_size = sum(item.numel() for name, item in self.unet.named_parameters() if ".lora_" not in name)
         self.encoder_bytes = self.encoder_count = 0
@@ -81,11 +83,15 @@ class Weights:
         return HALF * sum(item.numel() for item in self.trained if autocast and item.element_size() == FLOAT32)
 
     def static(self, world_size: int, reference: str | None) -> Static:
-        """What each of `world_size` devices holds. The divided strategies are computed by their rules, never measured."""
+        """What each of `world_size` devices holds; for strategies that divide it, by their rules, never measured."""
         double = 2 if self.config["trainer"]["precision"] == "64-true" else 1
         trained = double * sum(item.numel() * item.element_size() for item in self.trained)
         frozen = double * sum(count * DTYPES[self.model[key]].itemsize for key, count in self.frozen.items())
-        copy = self.unet_size * DTYPES[self.model["reference_dtype"]].itemsize if reference not in (None, "lora_off") else 0
+        copy = (
+            self.unet_size * DTYPES[self.model["reference_dtype"]].itemsize
+            if reference not in (None, "lora_off")
+            else 0
+        )
         average = FLOAT32 * self.trained_count if self.config["trainer"]["ema_decay"] else 0
         on_cpu, offloaded = self.config["trainer"]["ema_on_cpu"], reference == "offloaded_copy"
         parts = {

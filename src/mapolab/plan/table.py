@@ -14,8 +14,8 @@ def print_plan(plan: dict[str, Any]) -> None:
     console = Console(highlight=False, soft_wrap=True)
     config, memory, accelerator = plan["config"], plan["memory"], plan["accelerator"]
     console.print(
-        f"[bold]{config['objective']}[/] on {config['model']}, {config['resolution']} px, {config['batch_size']} pairs a "
-        f"device and forward pass, {config['precision']}, {config['optimizer']}, {config['strategy']} on "
+        f"[bold]{config['objective']}[/] on {config['model']}, {config['resolution']} px, {config['batch_size']} "
+        f"pairs a device and forward pass, {config['precision']}, {config['optimizer']}, {config['strategy']} on "
         f"{config['devices']} device(s)"
         + (f", reference: {config['reference'].replace('_', ' ')}" if config["reference"] else "")
     )

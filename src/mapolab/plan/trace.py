@@ -1,8 +1,8 @@
 """Running code on tensors that have shapes but no content, and counting its operations and its memory.
 
-PyTorch's FLOP counter has no formula for the fused attention that a CPU takes, and the hooks by which it tells modules apart
-keep recomputed activations alive; its memory tracker does not work on fake modules. So both are counted here by one
-dispatch mode, with PyTorch's formulas.
+PyTorch's FLOP counter has no formula for the fused attention that a CPU takes, and the hooks by which it tells
+modules apart keep recomputed activations alive; its memory tracker does not work on fake modules. So both are counted
+here by one dispatch mode, with PyTorch's formulas.
 """
 
 import contextlib
@@ -93,7 +93,7 @@ class Counter(TorchDispatchMode):
 
 @contextlib.contextmanager
 def counting(*models: nn.Module) -> Iterator[Callable[[], Count]]:
-    """Within the block operations are counted; yields what tells the count so far. models: whose weights do not count."""
+    """Within the block operations are counted; yields what tells the count. models: whose weights do not count."""
     counter = Counter()
     for model in models:
         for parameter in model.parameters():

@@ -18,8 +18,8 @@ from mapolab.config.identity import run_folder
 from mapolab.config.instantiate import instantiate
 from mapolab.config.printing import print_tree
 from mapolab.data.records import Source
-from mapolab.errors import Interrupted, UserError
 from mapolab.diffusion.timesteps import Timesteps
+from mapolab.errors import Interrupted, UserError
 from mapolab.models.lora import check_targets
 from mapolab.models.saved import folder_name, write_weights
 from mapolab.models.sdxl import SDXL

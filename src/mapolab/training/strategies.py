@@ -1,8 +1,9 @@
 """The strategies of conf/strategy as Lightning's classes, with checkpoints that are ours in each of them.
 
-Under FSDP and DeepSpeed no rank has all of a weight or of its moments. Lightning would write their own formats, which are
-pickles and belong to one number of devices. Here all ranks put the tensors together and rank 0 writes the same folder
-as on one device, so a run may go on with another number of devices, or under another strategy's checkpoint rules.
+Under FSDP and DeepSpeed no rank has all of a weight or of its moments. Lightning would write their own formats, which
+are pickles and belong to one number of devices. Here all ranks put the tensors together and rank 0 writes the same
+folder as on one device, so a run may go on with another number of devices, or under another strategy's checkpoint
+rules.
 """
 
 import inspect
@@ -124,8 +125,13 @@ def build_strategy(strategy: dict[str, Any]) -> Strategy | str:
 def check_options(strategy: dict[str, Any]) -> None:
     """Raise UserError unless the installed libraries know every option."""
     name = strategy["strategy"]
-    known = {key for kind in SIGNATURES[name] for key in inspect.signature(kind.__init__).parameters} - {"self", "kwargs"}
+    known = {key for kind in SIGNATURES[name] for key in inspect.signature(kind.__init__).parameters} - {
+        "self",
+        "kwargs",
+    }
     for key in strategy["options"]:
         if key not in known:
             hint = did_you_mean(f"strategy.options.{key}", [f"strategy.options.{option}" for option in sorted(known)])
-            raise UserError(f"strategy.options.{key} is no setting of {name}.{hint} It knows: {', '.join(sorted(known))}.")
+            raise UserError(
+                f"strategy.options.{key} is no setting of {name}.{hint} It knows: {', '.join(sorted(known))}."
+            )

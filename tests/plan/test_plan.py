@@ -1,0 +1,177 @@
+"""The plan beside what really happens: memory and operations counted in real runs on the CPU."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from diffusers import UNet2DConditionModel
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.profiler import ProfilerActivity, profile
+from torch.utils.flop_counter import FlopCounterMode
+
+from mapolab.config.compose import compose
+from mapolab.errors import UserError
+from mapolab.plan.accelerators import find_accelerator
+from mapolab.plan.command import largest_batch, make_plan
+from mapolab.training.module import AlignmentModule
+from mapolab.training.run import train
+
+# 40 million parameters, 64 px.
+FORTY_MILLION = {
+    "block_out_channels": [96, 192, 256], "transformer_layers_per_block": [1, 2, 2], "attention_head_dim": [3, 6, 8],
+    "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
+    "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"], "layers_per_block": 2,
+}  # fmt: skip
+SETTINGS = {
+    "mapo": [],
+    "checkpointing": ["model.gradient_checkpointing=true"],
+    "accumulation": ["trainer.gradient_accumulation=2"],
+    "adapters": ["model=tiny_twin_lora"],
+    "Adafactor": ["optimizer=adafactor"],
+    "on-line": ["data.cache=false", "data.num_workers=0"],
+    "bfloat16": ["trainer.precision=bf16-mixed"],
+}
+
+
+@pytest.fixture(scope="module")
+def forty_million(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny twin with a larger UNet of random weights."""
+    from mapolab.models.sdxl import SDXL
+
+    folder = tmp_path_factory.mktemp("forty") / "model"
+    sdxl = SDXL("builtin:tiny_twin")
+    config = dict(sdxl.parts.config("unet")) | FORTY_MILLION
+    unet = UNet2DConditionModel.from_config(config)
+    assert 35e6 < sum(parameter.numel() for parameter in unet.parameters()) < 45e6
+    unet.save_pretrained(folder / "unet")
+    source = sdxl.parts.part_folder("vae").parent
+    for entry in source.iterdir():
+        if entry.name != "unet":
+            (folder / entry.name).symlink_to(entry)
+    return folder
+
+
+def overrides(root: Path, *more: str) -> list[str]:
+    return [
+        "trainer.progress=off", "trainer.max_steps=2", "trainer.log_every=1", "data.cache=true", "data.batch_size=8",
+        f"output_root={root}", *more,
+    ]  # fmt: skip
+
+
+def real_peak(config: dict) -> int:
+    """Most bytes of tensors that lived at once in a whole run, by the allocator's own account."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        train(config)
+    events = profiler.profiler.kineto_results.events()
+    changes = sorted((event.start_ns(), event.nbytes()) for event in events if event.name() == "[memory]")
+    now = peak = 0
+    for _, change in changes:
+        now += change
+        peak = max(peak, now)
+    return peak
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SETTINGS)
+def test_peak_memory_of_the_tiny_twin(tmp_path_factory, tmp_path, name):
+    given = overrides(tmp_path_factory.getbasetemp() / "plan", *SETTINGS[name])
+    config = compose("train", given)
+    train(config | {"output_dir": str(tmp_path / "first")})  # makes the cache
+    real = real_peak(config | {"output_dir": str(tmp_path / "second")})
+    plan = make_plan(compose("plan", [*given, "rows=100"]))
+    assert plan["memory"]["peak_bytes"] == pytest.approx(real, rel=0.1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("objective", ["mapo", "diffusion_dpo"])
+def test_peak_memory_of_forty_million_parameters(forty_million, tmp_path_factory, tmp_path, objective):
+    model = [f"model.pretrained={forty_million}", f"objective={objective}"]
+    given = overrides(tmp_path_factory.getbasetemp() / "plan", *model)
+    config = compose("train", given)
+    train(config | {"output_dir": str(tmp_path / "first")})
+    real = real_peak(config | {"output_dir": str(tmp_path / "second")})
+    plan = make_plan(compose("plan", [*given, "rows=100"]))
+    assert plan["memory"]["peak_bytes"] == pytest.approx(real, rel=0.1)
+
+
+@pytest.mark.parametrize("name", ["mapo", "checkpointing", "adapters", "on-line", "forty million"])
+def test_operations(request, tmp_path_factory, tmp_path, monkeypatch, name):
+    """PyTorch's counter over one real step; it knows attention only as plain products."""
+    more = SETTINGS.get(name) or [f"model.pretrained={request.getfixturevalue('forty_million')}"] * (name != "mapo")
+    given = overrides(tmp_path_factory.getbasetemp() / "plan", *more, "trainer.max_steps=1")
+    config = compose("train", given)
+    train(config | {"output_dir": str(tmp_path / "first")})
+    counter = FlopCounterMode(display=False)
+    step, optimizer_step = AlignmentModule.training_step, AlignmentModule.optimizer_step
+
+    def counted(self, *arguments):
+        if not getattr(counter, "entered", False):
+            counter.entered = True
+            counter.__enter__()
+        return step(self, *arguments)
+
+    def finished(self, *arguments, **keywords):
+        optimizer_step(self, *arguments, **keywords)
+        counter.__exit__(None, None, None)
+
+    monkeypatch.setattr(AlignmentModule, "training_step", counted)
+    monkeypatch.setattr(AlignmentModule, "optimizer_step", finished)
+    with sdpa_kernel(SDPBackend.MATH):
+        train(config | {"output_dir": str(tmp_path / "second")})
+    plan = make_plan(compose("plan", [*given, "rows=100"]))
+    assert plan["flops"]["per_step"] == pytest.approx(counter.get_total_flops(), rel=0.01)
+
+
+def test_sdxl_itself_within_a_minute(tmp_path):
+    """Figures of SDXL counted independently, TFLOP per image: forward 6.76, backward 18.68 with checkpointing; and
+    peaks at batch 4: MaPO 43.8 GB."""
+    settings = [
+        "model=sdxl", "data=pickapic_v2", "data.cache=true", "data.batch_size=4", "trainer.precision=bf16-mixed",
+        "trainer.max_steps=2000", "objective=mapo", "format=json",
+    ]  # fmt: skip
+    command = [sys.executable, "-m", "mapolab", "plan", *settings]
+    process = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=tmp_path)
+    assert process.returncode == 0, process.stderr
+    plan = json.loads(process.stdout)
+    assert plan["parameters"]["trained"] == 2_567_463_684
+    parts = plan["flops"]["parts"]
+    assert parts["unet_forward"] / 8e12 == pytest.approx(6.76, rel=0.005)
+    assert parts["backward"] / 8e12 == pytest.approx(18.68, rel=0.005)
+    assert plan["memory"]["peak_bytes"] / 1e9 == pytest.approx(43.8, rel=0.02)
+    assert plan["fits"] and plan["memory"]["largest_batch"] > 16
+    assert plan["hours"] == pytest.approx(plan["flops"]["per_step"] * 2000 / (312e12 * 0.4) / 3600)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("limit", [40, 61, 99, 150, 1000])
+def test_the_largest_batch_fits_and_one_more_would_be_near(limit):
+    def peak(pairs: int) -> int:
+        return max(60, 20 + 10 * pairs)  # gradients hide the activations of small batches
+
+    found = largest_batch(peak, batch=2, peak=peak(2), limit=limit, guess=int(1.05 * (2 + (limit - 40) / 10)))
+    assert found == 0 if limit < 60 else peak(found) <= limit
+    assert limit < 60 or peak(int(found * 1.1) + 2) > limit
+
+
+def test_strategies_divide_what_they_say(tmp_path):
+    def memory(*more: str) -> dict:
+        return make_plan(compose("plan", overrides(tmp_path, "trainer.precision=bf16-mixed", "rows=9", *more)))[
+            "memory"
+        ]
+
+    single, ddp = memory(), memory("strategy=ddp", "strategy.devices=8")
+    fsdp, zero = (memory(f"strategy={name}", "strategy.devices=8") for name in ("fsdp", "deepspeed_zero3_offload"))
+    assert ddp["parts"]["optimizer"] == single["parts"]["optimizer"]
+    assert fsdp["parts"]["optimizer"] == single["parts"]["optimizer"] // 8
+    assert zero["parts"]["optimizer"] == 0 and zero["host_bytes"] > 0
+
+
+def test_what_cannot_be_planned():
+    with pytest.raises(UserError, match="Did you mean a100_80gb"):
+        find_accelerator("a100_80g", "32-true")
+    with pytest.raises(UserError, match="v100_32gb does not compute in bfloat16"):
+        find_accelerator("v100_32gb", "bf16-mixed")
+    with pytest.raises(UserError, match="to_qq matches no layer of the UNet"):
+        make_plan(compose("plan", ["model=tiny_twin_lora", "model.lora.target_modules=[to_qq]"]))
