@@ -8,27 +8,28 @@ them.
 import contextlib
 import json
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from diffusers import UNet2DConditionModel
-from peft import LoraConfig
-from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from mapolab.errors import UserError
 from mapolab.streams import Stream, torch_seed
 
+if TYPE_CHECKING:  # imported where it is used: it takes a second, and most runs have no adapters
+    from peft import LoraConfig
+
 ADAPTER = "default"
 LORA_FILE = "pytorch_lora_weights.safetensors"
 
 
-def unet_adapter(lora: dict[str, Any]) -> LoraConfig:
+def unet_adapter(lora: dict[str, Any]) -> "LoraConfig":
     """PEFT's config of the UNet's adapters from the block `model.lora`."""
     return _adapter(lora, lora["target_modules"])
 
 
-def text_adapters(lora: dict[str, Any], layers: int) -> tuple[LoraConfig, LoraConfig]:
+def text_adapters(lora: dict[str, Any], layers: int) -> "tuple[LoraConfig, LoraConfig]":
     """Those of the two text encoders. The first one's last layer has none: its output is never used."""
     targets = lora["text_encoder_target_modules"]
     endings = "|".join(name.replace(".", r"\.") for name in targets)
@@ -36,7 +37,9 @@ def text_adapters(lora: dict[str, Any], layers: int) -> tuple[LoraConfig, LoraCo
     return _adapter(lora, used), _adapter(lora, targets)
 
 
-def _adapter(lora: dict[str, Any], targets: list[str] | str) -> LoraConfig:
+def _adapter(lora: dict[str, Any], targets: list[str] | str) -> "LoraConfig":
+    from peft import LoraConfig
+
     return LoraConfig(
         r=lora["rank"],
         lora_alpha=lora["alpha"],
@@ -61,7 +64,7 @@ def check_targets(lora: dict[str, Any], unet_config: dict[str, Any]) -> None:
             )
 
 
-def add_adapters(model: nn.Module, config: LoraConfig, seed: int, number: int) -> None:
+def add_adapters(model: nn.Module, config: "LoraConfig", seed: int, number: int) -> None:
     """Freeze the model and add adapters that change nothing yet: float32 or better, drawn from (seed, number).
 
     Raises UserError where no layer matches the targets.
@@ -83,6 +86,8 @@ def add_adapters(model: nn.Module, config: LoraConfig, seed: int, number: int) -
 @contextlib.contextmanager
 def adapters_off(*models: nn.Module) -> Iterator[None]:
     """Within the block the models compute as if they had no adapters."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
     layers = [module for model in models for module in model.modules() if isinstance(module, BaseTunerLayer)]
     for layer in layers:
         layer.enable_adapters(False)
@@ -103,7 +108,7 @@ def to_file_name(name: str) -> str:
     return name
 
 
-def file_metadata(configs: dict[str, LoraConfig]) -> dict[str, str]:
+def file_metadata(configs: "dict[str, LoraConfig]") -> dict[str, str]:
     """The metadata of such a file: the adapters' settings of each model, as diffusers reads them."""
     settings = {
         f"{model}.{key}": sorted(value) if isinstance(value, set) else value

@@ -1,18 +1,20 @@
 """What a run trains: the UNet, or adapters in it and perhaps in the text encoders; and how diffusers calls it."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import diffusers
 import torch
 from diffusers import UNet2DConditionModel
-from peft import LoraConfig
 from torch import nn
 
 from mapolab.models.lora import add_adapters, file_metadata, text_adapters, unet_adapter
 from mapolab.models.precision import DTYPES
 from mapolab.models.reference import FrozenCopy, LoraOff, Reference
 from mapolab.models.sdxl import SDXL, TextEncoders
+
+if TYPE_CHECKING:
+    from peft import LoraConfig
 
 
 @dataclass
@@ -25,7 +27,7 @@ class TrainedModel:
 
     unet: UNet2DConditionModel
     text: TextEncoders | None = None
-    lora: dict[str, LoraConfig] | None = None
+    lora: "dict[str, LoraConfig] | None" = None
     text_learning_rate: float | None = None
     has_dropout: bool = field(init=False)
 
