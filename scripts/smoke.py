@@ -135,7 +135,8 @@ class Smoke:
 
     def _settings(self, name: str, *more: str) -> list[str]:
         return [
-            f"model={self.model}", *MODELS[self.model], f"trainer.max_steps={self.steps}", "trainer.progress=off",
+            f"model={self.model}", *MODELS[self.model], "evaluation=pictures",
+            f"trainer.max_steps={self.steps}", "trainer.progress=off",
             f"output_root={self.root}", f"output_dir={self.root / name}", "name=smoke", *more,
         ]  # fmt: skip
 

@@ -45,6 +45,13 @@ def read_json(path: str | Path) -> Any:
     return json.loads(Path(path).read_text(encoding="utf-8"))
 
 
+def open_to_others(path: str | Path) -> None:
+    """Give a file the permissions of any new file: safetensors makes its own for the owner alone."""
+    umask = os.umask(0)
+    os.umask(umask)
+    os.chmod(path, 0o666 & ~umask)
+
+
 def fsync_folder(path: str | Path) -> None:
     """Flush a folder's entries (new names, renames) to the disk."""
     descriptor = os.open(path, os.O_RDONLY)

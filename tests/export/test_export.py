@@ -63,6 +63,8 @@ def exported(run: Path, to: Path, *overrides: str) -> Path:
 def test_the_whole_pipeline(full_run, tmp_path):
     folder = exported(full_run, tmp_path / "out")
     assert torch.equal(draw(StableDiffusionXLPipeline.from_pretrained(folder)), of_run(full_run))
+    readable = [file.stat().st_mode & 0o044 for file in folder.rglob("*.safetensors")]
+    assert readable and all(readable)
 
 
 def test_the_unet_alone(full_run, pipeline_folder, tmp_path):

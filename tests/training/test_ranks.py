@@ -10,8 +10,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from mapolab.config.compose import compose
 from mapolab.models.sdxl import SDXL
 from mapolab.training.metrics import MetricsFile
+from mapolab.training.run import train as run
 
 PRECISIONS = {"float64": ["trainer.precision=64-true", "model.reference_dtype=float64"], "float32": []}
 
@@ -41,7 +43,7 @@ def runs(tiny_pipeline_folder, pairs, tmp_path_factory):
 
 
 def train(model: Path, pairs: Path, folder: Path, processes: int, overrides: list[str]) -> None:
-    """With the real command: Lightning starts the other ranks by repeating it.
+    """Several with the real command: Lightning starts the other ranks by repeating it.
 
     Diffusion-KTO, whose loss takes a mean over all ranks; a forward pass of 6 pairs in all, two of them a step.
     """
@@ -63,14 +65,11 @@ def train(model: Path, pairs: Path, folder: Path, processes: int, overrides: lis
         "output_dir": folder,
     }
     groups = ["data=parquet_pairs", "evaluation=pictures", "objective=diffusion_kto", *overrides]
-    command = [
-        sys.executable,
-        "-m",
-        "mapolab",
-        "train",
-        *groups,
-        *(f"{key}={value}" for key, value in settings.items()),
-    ]
+    given = [*groups, *(f"{key}={value}" for key, value in settings.items())]
+    if processes == 1:
+        run(compose("train", given))
+        return
+    command = [sys.executable, "-m", "mapolab", "train", *given]
     process = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert process.returncode == 0, process.stdout + process.stderr
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import diffusers
 import numpy as np
 import torch
 import transformers
@@ -24,8 +25,9 @@ from mapolab.streams import Stream
 
 def load_pipeline(config: dict, weights: Path | None) -> StableDiffusionXLPipeline:
     """The pipeline of a run's config in float32, with the weights in ``weights`` (`unet/` or `lora/`) where given."""
-    # A progress bar for every file that transformers reads says nothing here.
+    # A progress bar for every file that transformers reads says nothing here, nor that a LoRA has no part for an encoder.
     transformers.utils.logging.disable_progress_bar()
+    diffusers.utils.logging.set_verbosity_error()
     sdxl = SDXL.from_config(config["model"], config.get("diffusion"))
     sdxl = replace(sdxl, encoder_dtype="float32", vae_dtype="float32")
     text = sdxl.load_text_encoders()

@@ -10,7 +10,7 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from mapolab.files import write_json
+from mapolab.files import open_to_others, write_json
 from mapolab.models.lora import LORA_FILE, to_file_name
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -48,6 +48,7 @@ def save_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str
     """Write a safetensors file and flush it to the disk. Not atomic by itself."""
     content = {name: _alone(tensor.detach().contiguous().cpu()) for name, tensor in tensors.items()}
     save_file(content, path, metadata or {"format": "pt"})
+    open_to_others(path)
     with open(path, "rb") as file:
         os.fsync(file.fileno())
 
