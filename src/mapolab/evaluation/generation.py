@@ -25,7 +25,7 @@ from mapolab.streams import Stream
 
 def load_pipeline(config: dict, weights: Path | None) -> StableDiffusionXLPipeline:
     """The pipeline of a run's config in float32, with the weights in ``weights`` (`unet/` or `lora/`) where given."""
-    # A progress bar for every file that transformers reads says nothing here, nor that a LoRA has no part for an encoder.
+    # Bars for every file that is read, and notes on encoders for which a LoRA has no part, say nothing here.
     transformers.utils.logging.disable_progress_bar()
     diffusers.utils.logging.set_verbosity_error()
     sdxl = SDXL.from_config(config["model"], config.get("diffusion"))
