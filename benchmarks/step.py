@@ -37,6 +37,7 @@ from mapolab.data.prepared.prepare import prepare
 from mapolab.diffusion.errors import denoising_task, per_sample_errors, predict
 from mapolab.models.encoder import Encoder
 from mapolab.models.reference import FrozenCopy
+from mapolab.models.trained import TrainedModel
 from mapolab.training.cpu import tune_cpu
 from mapolab.training.data import build_datamodule, cache_folder, cache_spec, open_data
 from mapolab.training.metrics import MetricsFile, StepMetrics
@@ -83,9 +84,9 @@ class Bench:
         objective = objectives.build(method, beta=BETAS[method])
         unet = build_unet(self.size)
         module = AlignmentModule(
-            unet, DDPMScheduler(), objective, 0, OPTIMIZER, SCHEDULE,
-            FrozenCopy(unet) if objective.needs_reference else None,
-            None if cached else Encoder.load(self.sdxl), sample_posterior=True,
+            TrainedModel(unet), DDPMScheduler(), objective, 0, OPTIMIZER, SCHEDULE,
+            reference=FrozenCopy(unet) if objective.needs_reference else None,
+            encoder=None if cached else Encoder.load(self.sdxl), sample_posterior=True,
         )  # fmt: skip
         times = StepTimes(self.clock)
         with tempfile.TemporaryDirectory() as folder, quiet_libraries():

@@ -105,6 +105,14 @@ def test_an_accelerator_without_bfloat16(sound: list[str], monkeypatch: pytest.M
     assert "Set trainer.precision=16-mixed, or 32-true" in failure(mixed)
 
 
+def test_what_is_compiled_needs_a_compiler(sound: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled = compose("train", [*sound, "model.compile=true"])
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    monkeypatch.delenv("CC", raising=False)
+    assert "but none of no-such-compiler is there" in failure(compiled)
+    check(compose("train", sound), "train")
+
+
 def test_export_names_its_formats(tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_text("{}")
     given = [f"run={tmp_path}", "to=out"]

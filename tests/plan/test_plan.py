@@ -147,6 +147,10 @@ def test_sdxl_itself_within_a_minute(tmp_path):
     assert plan["fits"] and plan["memory"]["largest_batch"] > 16
     assert plan["hours"] == pytest.approx(plan["flops"]["per_step"] * 2000 / (312e12 * 0.4) / 3600)
     assert list(tmp_path.iterdir()) == []
+    by_strategy = {(entry["strategy"], entry["devices"]): entry for entry in plan["memory"]["by_strategy"]}
+    assert by_strategy["single", 1]["peak_bytes"] == plan["memory"]["peak_bytes"]
+    assert by_strategy["fsdp", 8]["peak_bytes"] < by_strategy["deepspeed_zero2", 2]["peak_bytes"]
+    assert by_strategy["fsdp", 8]["peak_bytes"] < by_strategy["ddp", 8]["peak_bytes"]
 
 
 @pytest.mark.parametrize("limit", [40, 61, 99, 150, 1000])
@@ -162,7 +166,8 @@ def test_the_largest_batch_fits_and_one_more_would_be_near(limit):
 def test_strategies_divide_what_they_say(tmp_path):
     def static(*more: str) -> Static:
         config = compose("plan", overrides(tmp_path, "trainer.precision=bf16-mixed", *more))
-        return Weights(config, Step(config, read_architecture(config["model"]), None)).static(8, None)
+        step = Step(config, read_architecture(config["model"]), None)
+        return Weights(config, step).static(8, None, config["strategy"])
 
     single, ddp = static(), static("strategy=ddp", "strategy.devices=8")
     fsdp, zero = static("strategy=fsdp"), static("strategy=deepspeed_zero3_offload")
@@ -171,7 +176,7 @@ def test_strategies_divide_what_they_say(tmp_path):
     assert zero.optimizer == 0 and zero.host > single.optimizer // 8
     eight_bit, adafactor = static("optimizer=adamw_8bit"), static("optimizer=adafactor")
     assert eight_bit.optimizer == pytest.approx(single.optimizer / 4, rel=0.05)
-    assert adafactor.optimizer < 0.02 * single.optimizer
+    assert adafactor.optimizer < 0.2 * single.optimizer  # 3x3 kernels are factored over 3 and 3 only
 
 
 def test_what_cannot_be_planned():

@@ -13,7 +13,7 @@ import yaml
 from mapolab.config import files_named
 from mapolab.config.identity import run_folder
 from mapolab.config.instantiate import LOGGERS, OPTIMIZERS, check_arguments
-from mapolab.config.model_checks import check_model_settings, check_precision
+from mapolab.config.model_checks import check_compiler, check_model_settings, check_precision
 from mapolab.config.ranges import check_values
 from mapolab.config.schema import TRAIN_LIKE
 from mapolab.config.suggest import did_you_mean
@@ -76,6 +76,7 @@ def _check_train(config: Config) -> None:
     files_named.check_prompts(config["evaluation"]["prompts"])
     check_model_settings(config)
     check_precision(config)
+    check_compiler(config)
     _check_by_building(config)
 
 
@@ -192,7 +193,3 @@ def _check_by_building(config: Config) -> None:
 
     objectives.build(**config["objective"])
     check_arguments(config["optimizer"], "params")
-    if config["strategy"]["options"]:
-        from mapolab.training.strategies import check_options
-
-        check_options(config["strategy"])

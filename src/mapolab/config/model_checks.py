@@ -1,5 +1,7 @@
 """Combinations of model, precision, optimizer and strategy that cannot work, each with what to change."""
 
+import os
+import shutil
 from typing import Any
 
 from mapolab.errors import UserError
@@ -16,6 +18,23 @@ def check_model_settings(config: Config) -> None:
     _check_reference(config)
     _check_sharding(config)
     _check_diffusion(config["diffusion"])
+
+
+def check_compiler(config: Config) -> None:
+    """What is compiled at run time has something to be compiled with."""
+    wanted = [key for key in ("CXX", "CC") if os.environ.get(key)]
+    compilers = [os.environ[key] for key in wanted] or ["g++", "c++", "clang++", "gcc", "cc", "clang"]
+    if any(shutil.which(name) for name in compilers):
+        return
+    for key, needs in (
+        ("model.compile=true", config["model"]["compile"]),
+        ("optimizer=adamw_bf16", config["optimizer"].get("bf16_stochastic_round")),
+    ):
+        if needs:
+            raise UserError(
+                f"{key} compiles code and needs a C++ compiler, but none of {', '.join(compilers)} is there. Install "
+                "one (Debian: apt install g++), or leave that setting out."
+            )
 
 
 def check_precision(config: Config) -> None:

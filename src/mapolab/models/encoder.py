@@ -57,13 +57,16 @@ class Encoder:
     def encode_images(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of the latents of (N, 3, R, R) images: two (N, C, R/f, R/f), scaled for the UNet.
 
-        A latent is `mean`, or `mean + std * noise` for a sample of the posterior.
+        A latent is `mean`, or `mean + std * noise` for a sample of the posterior. Raises UserError for a VAE that
+        overflows in half precision.
         """
         shift, scale = self._normalisation(pixel_values.device)
         at_once = max(1, PIXELS_AT_ONCE // (pixel_values.shape[2] * pixel_values.shape[3]))
         with torch.autocast(pixel_values.device.type, enabled=False):
             parts = [self.vae.encode(part.to(self.vae.dtype)).latent_dist for part in pixel_values.split(at_once)]
         means, stds = (torch.cat([getattr(part, name).float() for part in parts]) for name in ("mean", "std"))
+        if self.vae.dtype != torch.float32:
+            check_finite(means, self.vae.dtype)
         return (means - shift) * scale, stds * scale
 
     @torch.no_grad()
@@ -92,10 +95,15 @@ def finite_vae(vae: AutoencoderKL) -> AutoencoderKL:
         return vae
     side = 8 * 2 ** (len(vae.config.block_out_channels) - 1)
     pixels = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    if not torch.isfinite(vae.encode(pixels.to(vae.dtype)).latent_dist.mean).all():
+    check_finite(vae.encode(pixels.to(vae.dtype)).latent_dist.mean, vae.dtype)
+    return vae
+
+
+def check_finite(latents: Tensor, dtype: torch.dtype) -> None:
+    """Raise UserError unless the latents that a VAE computed in `dtype` are finite."""
+    if not torch.isfinite(latents).all():
         raise UserError(
-            f"The VAE's latents are not finite in {str(vae.dtype).removeprefix('torch.')}: it overflows there, as "
+            f"The VAE's latents are not finite in {str(dtype).removeprefix('torch.')}: it overflows there, as "
             "SDXL's own does. Set model.vae_dtype=float32, or give a VAE made for half precision, such as "
             "model.vae=madebyollin/sdxl-vae-fp16-fix."
         )
-    return vae

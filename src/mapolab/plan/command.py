@@ -19,6 +19,7 @@ from mapolab.plan.accelerators import find_accelerator
 from mapolab.plan.measure import Step
 from mapolab.plan.memory import Weights
 from mapolab.plan.models import read_architecture
+from mapolab.plan.strategies import peaks_by_strategy
 from mapolab.plan.table import print_plan
 from mapolab.training.data import cache_folder
 
@@ -48,7 +49,7 @@ def make_plan(config: dict[str, Any]) -> dict[str, Any]:
     reference = choose_reference(model["reference"], model["lora"] is not None) if needs_reference else None
     step, world = Step(config, architecture, reference), _world_size(config)
     weights = Weights(config, step)
-    static = weights.static(world, reference)
+    static = weights.static(world, reference, config["strategy"])
     batch, checkpointing = data["batch_size"], model["gradient_checkpointing"]
     measured = step.measure(batch, checkpointing)
     peak = static.peak(measured)
@@ -85,6 +86,7 @@ def make_plan(config: dict[str, Any]) -> dict[str, Any]:
             "activations_with_checkpointing": with_ - beside,
             "activations_without_checkpointing": without - beside,
             "host_bytes": static.host,
+            "by_strategy": peaks_by_strategy(weights, measured, reference, capacity - reserve),
             "largest_batch": largest_batch(peak_of, batch, peak, capacity - reserve, guess),
         },
         "cache_bytes": _cache_bytes(config, step, rows, prompts),
@@ -149,9 +151,9 @@ def _rows(config: dict[str, Any]) -> tuple[int | None, int | None]:
 
 
 def _cache_bytes(config: dict[str, Any], step: Step, rows: int | None, prompts: int | None) -> int | None:
-    """At most: every image and, unless their number is known, every prompt counts as a new one."""
+    """Of data.cache=true, at most: every image and, unless their number is known, every prompt counts as a new one."""
     data, configs = config["data"], step.architecture.configs
-    if rows is None or not data["cache"]:
+    if rows is None:
         return None
     width = CACHE_DTYPES[data["cache_dtype"]].itemsize
     side = data["resolution"] // 2 ** (len(configs["vae"]["block_out_channels"]) - 1)

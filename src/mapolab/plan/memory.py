@@ -82,7 +82,7 @@ class Weights:
         autocast = self.config["trainer"]["precision"].endswith("mixed")
         return HALF * sum(item.numel() for item in self.trained if autocast and item.element_size() == FLOAT32)
 
-    def static(self, world_size: int, reference: str | None) -> Static:
+    def static(self, world_size: int, reference: str | None, strategy: dict[str, Any]) -> Static:
         """What each of `world_size` devices holds; for strategies that divide it, by their rules, never measured."""
         double = 2 if self.config["trainer"]["precision"] == "64-true" else 1
         trained = double * sum(item.numel() * item.element_size() for item in self.trained)
@@ -104,11 +104,11 @@ class Weights:
             "host": (average if on_cpu else 0) + (copy if offloaded else 0),
             "persistent_gradients": self.config["trainer"]["gradient_accumulation"] > 1,
         }
-        return Static(**parts | self._divided(parts, frozen, world_size))
+        return Static(**parts | self._divided(parts, frozen, world_size, strategy))
 
-    def _divided(self, parts: dict[str, Any], frozen: int, world: int) -> dict[str, Any]:
+    def _divided(self, parts: dict[str, Any], frozen: int, world: int, strategy: dict[str, Any]) -> dict[str, Any]:
         """The parts that a strategy changes."""
-        name, options = self.config["strategy"]["strategy"], self.config["strategy"]["options"]
+        name, options = strategy["strategy"], strategy["options"]
         if name == "ddp" and world > 1:
             buckets = 0 if options.get("gradient_as_bucket_view") else parts["gradients"]
             return {"gradients": parts["gradients"] + buckets, "persistent_gradients": True}

@@ -37,7 +37,7 @@ def print_plan(plan: dict[str, Any]) -> None:
     if memory["host_bytes"]:
         table.add_row("CPU memory of a process", _gigabytes(memory["host_bytes"]))
     if plan["cache_bytes"] is not None:
-        table.add_row("cache on disk, at most", _gigabytes(plan["cache_bytes"]))
+        table.add_row("data.cache=true on disk, at most", _gigabytes(plan["cache_bytes"]))
     capacity, reserve = accelerator["capacity_bytes"], accelerator["reserve_bytes"]
     fits = "yes" if plan["fits"] else "NO"
     table.add_row(f"fits {accelerator['name']}", f"{fits}: {_gigabytes(capacity)}, {_gigabytes(reserve)} kept free")
@@ -51,11 +51,31 @@ def print_plan(plan: dict[str, Any]) -> None:
         f"{accelerator['peak_tflops']:g} TFLOP/s",
     )
     console.print(table)
+    _print_strategies(console, memory["by_strategy"])
     if config["objective"] in PAPER and config["batch_size"] == 4 and config["resolution"] == 1024:
         console.print(
             f"The paper's Table 3, batch 4, memory beside the model: MaPO {PAPER['mapo']} GB, Diffusion-DPO "
             f"{PAPER['diffusion_dpo']} GB; docs/sdxl.md says how the two counts differ."
         )
+
+
+def _print_strategies(console: Console, peaks: list[dict[str, Any]]) -> None:
+    """Strategies down, numbers of devices across."""
+    counts = sorted({entry["devices"] for entry in peaks})
+    table = Table("peak of a device, by devices", *(str(count) for count in counts))
+    for name in dict.fromkeys(entry["strategy"] for entry in peaks):
+        cells = {entry["devices"]: entry for entry in peaks if entry["strategy"] == name}
+        row = [_gigabytes(cells[count]["peak_bytes"]) if count in cells else "" for count in counts]
+        table.add_row(
+            name,
+            *(
+                text + ("" if not text or cells[count]["fits"] else " *")
+                for text, count in zip(row, counts, strict=True)
+            ),
+        )
+    console.print(table)
+    if not all(entry["fits"] for entry in peaks):
+        console.print("* does not fit")
 
 
 def _gigabytes(size: float) -> str:

@@ -1,6 +1,7 @@
 """The norm of a step's gradient and its clipping, under each strategy; the layout of an optimizer's moments."""
 
 import math
+from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
@@ -24,6 +25,16 @@ def clip_gradients(trainer: Trainer, parameters: list[nn.Parameter], limit: floa
     if limit and not norm <= limit:
         clip_grads_with_norm_(parameters, limit, norm)
     return norm
+
+
+def release_gradients(trainer: Trainer, optimizer: Any) -> None:
+    """Free the gradients after the update.
+
+    Lightning would keep them until the next forward pass has put its activations beside them. DeepSpeed manages its
+    own.
+    """
+    if not isinstance(trainer.strategy, DeepSpeedStrategy):
+        optimizer.zero_grad()
 
 
 def match_layout(optimizer: Optimizer) -> None:

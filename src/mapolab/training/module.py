@@ -24,7 +24,7 @@ from mapolab.models.reference import Reference
 from mapolab.models.trained import TrainedModel
 from mapolab.objectives import PairErrors
 from mapolab.streams import Stream, torch_seed
-from mapolab.training.gradients import clip_gradients, match_layout
+from mapolab.training.gradients import clip_gradients, match_layout, release_gradients
 from mapolab.training.record import StepRecord
 
 
@@ -170,8 +170,7 @@ class AlignmentModule(LightningModule):
         seeded = torch_seed(self.seed, Stream.ROUNDING, self.trainer.global_step)
         with seeded if rounds else contextlib.nullcontext():
             super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
-        # Lightning would keep the gradients until the next forward pass has put its activations beside them.
-        optimizer.zero_grad()
+        release_gradients(self.trainer, optimizer)
 
     def configure_optimizers(self) -> dict[str, Any]:
         """The optimizer over what is trained and its learning-rate schedule, one tick an optimizer step."""

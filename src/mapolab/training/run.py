@@ -35,7 +35,7 @@ from mapolab.training.replaced import BrokenRows
 from mapolab.training.resume import CheckpointFolder
 from mapolab.training.saving import SaveAndStop
 from mapolab.training.stopping import StopRequest
-from mapolab.training.strategies import build_strategy
+from mapolab.training.strategies import build_strategy, check_options
 
 # Lightning's advice that does not apply here, with the reason.
 IRRELEVANT_WARNINGS = (
@@ -109,6 +109,8 @@ class Parts:
 
 def prepare(config: dict[str, Any]) -> Parts:
     """Build the objective, index the data, find the model. Raises UserError for what does not fit together."""
+    if config["strategy"]["options"]:
+        check_options(config["strategy"])
     objective = objectives.build(**config["objective"])
     source = open_data(config, objective)
     note = check_held_out(config, source)
