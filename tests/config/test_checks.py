@@ -25,6 +25,7 @@ MISTAKES = {
     "model.reference=lora_off": "needs a LoRA to switch off",
     "model.reference=copy": "Choose one of auto, lora_off, frozen_copy, offloaded_copy",
     "strategy=fsdp strategy.accelerator=cpu": "strategy=fsdp needs GPUs. Use strategy=ddp on CPUs",
+    "strategy=deepspeed_zero2 optimizer=adafactor": "Set optimizer=adamw",
     "strategy=fsdp trainer.ema_decay=0.9": "trainer.ema_decay needs every weight on each device",
     "strategy=fsdp model=sdxl_lora trainer.precision=bf16-mixed": "Set model.frozen_dtype=float32",
     "+strategy.options.find_unused_parameters=true": "strategy.strategy=auto names no class",

@@ -31,7 +31,6 @@ FORTY_MILLION = {
 SETTINGS = {
     "mapo": [],
     "checkpointing": ["model.gradient_checkpointing=true"],
-    "accumulation": ["trainer.gradient_accumulation=2"],
     "adapters": ["model=tiny_twin_lora"],
     "on-line": ["data.cache=false", "data.num_workers=0"],
     "bfloat16": ["trainer.precision=bf16-mixed"],

@@ -132,6 +132,11 @@ def _check_sharding(config: Config) -> None:
             f"trainer.ema_decay needs every weight on each device, which {name} divides. Set trainer.ema_decay=null, "
             "or use strategy=ddp."
         )
+    if name == "deepspeed" and config["optimizer"].get("_target_") != "torch.optim.AdamW":
+        raise UserError(
+            "Under DeepSpeed checkpoints put AdamW's moments together, and know no other optimizer's. Set "
+            "optimizer=adamw, or use strategy=ddp or fsdp."
+        )
     half = config["model"]["frozen_dtype"] != "float32"
     if name == "fsdp" and half:
         raise UserError(

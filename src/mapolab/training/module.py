@@ -88,7 +88,9 @@ class AlignmentModule(LightningModule):
 
     def on_train_start(self) -> None:
         """Lightning has restored the optimizer by now."""
-        match_layout(self.optimizers(use_pl_optimizer=False))
+        for optimizer in self.trainer.optimizers:
+            if isinstance(optimizer, Optimizer):  # DeepSpeed's is none, and keeps its moments flat
+                match_layout(optimizer)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The objective's loss of one forward pass, a scalar."""

@@ -83,12 +83,14 @@ class FolderDeepSpeed(DeepSpeedStrategy):
 
         checkpoint = self.checkpoint_io.load_checkpoint(self.broadcast(checkpoint_path))
         (saved,) = checkpoint["optimizer_states"]
+        self._make_states()
         for name, tensor in self._trained().items():
             safe_set_full_fp32_param(tensor, checkpoint["state_dict"][name])
             for moment in MOMENTS:
                 safe_set_full_optimizer_state(tensor, saved["moments"][name][moment], moment)
         for state in self._base_states():
-            state["step"] = saved["step"]
+            state["step"] = saved["step"].clone()
+        self._update_weights(checkpoint["state_dict"])
         return checkpoint
 
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
@@ -96,6 +98,31 @@ class FolderDeepSpeed(DeepSpeedStrategy):
 
     def _trained(self) -> dict[str, Tensor]:
         return self.lightning_module.trained_weights()
+
+    def _make_states(self) -> None:
+        """torch's optimizers make their moments in their first step, DeepSpeed finds them after its own first one."""
+        zero = self.deepspeed_engine.optimizer
+        # ZeRO-3 hands its flat masters to the optimizer during a step only.
+        flat = getattr(zero, "fp32_partitioned_groups_flat", None)
+        for part in flat or [part for group in zero.optimizer.param_groups for part in group["params"]]:
+            if not zero.optimizer.state[part]:
+                moments = {moment: torch.zeros_like(part) for moment in MOMENTS}
+                zero.optimizer.state[part] = {"step": torch.tensor(0.0), **moments}
+        if hasattr(zero, "_lazy_init_hp_params_optimizer_state"):  # ZeRO 1 and 2; 3 finds them by itself
+            zero._lazy_init_hp_params_optimizer_state()
+
+    def _update_weights(self, weights: Mapping[str, Tensor]) -> None:
+        """From the masters to the weights that compute."""
+        import deepspeed
+
+        zero = self.deepspeed_engine.optimizer
+        if hasattr(zero, "update_lp_params"):  # ZeRO 1 and 2
+            zero.update_lp_params()
+            return
+        for name, tensor in self._trained().items():
+            with deepspeed.zero.GatheredParameters([tensor], modifier_rank=0):
+                if self.is_global_zero:
+                    tensor.data.copy_(weights[name])
 
     def _base_states(self) -> list[dict[str, Any]]:
         return list(self.deepspeed_engine.optimizer.optimizer.state.values())
