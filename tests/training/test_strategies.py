@@ -19,7 +19,7 @@ from mapolab.training.run import train
 from mapolab.training.strategies import FolderDeepSpeed, FolderFSDP, build_strategy, check_options
 
 # What lets the sharded strategies run on a CPU. FSDP refuses one unless it is named as the device, and gathers all
-# moments in one buffer, whose copy to the CPU is none there. DeepSpeed itself can; Lightning insists on GPUs with numbers.
+# moments in one buffer, whose copy to the CPU is none there. DeepSpeed itself can; Lightning insists on GPUs.
 ON_CPU = """
 import argparse, functools, os, sys, torch, torch.distributed.fsdp
 from torch.distributed.fsdp import _optim_utils

@@ -64,6 +64,7 @@ class AlignmentModule(LightningModule):
         self.prompt_dropout, self.empty_prompt = prompt_dropout, empty_prompt
         self.trained_names = [name for name, parameter in self.named_parameters() if parameter.requires_grad]
         self.record = StepRecord()
+        self.is_double = self.unet.dtype == torch.float64
 
     @property
     def strict_loading(self) -> bool:
@@ -141,7 +142,7 @@ class AlignmentModule(LightningModule):
 
     def _in_training_precision(self, batch: Batch) -> Batch:
         """What was encoded in the step in float64 too, where everything else is."""
-        if self.unet.dtype != torch.float64:
+        if not self.is_double:
             return batch
         return {
             name: value.double() if isinstance(value, Tensor) and value.is_floating_point() else value
@@ -168,11 +169,16 @@ class AlignmentModule(LightningModule):
 
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
         """The update; its stochastic rounding, if it has one, is a function of (seed, step)."""
-        rounds = self.optimizer_config.get("bf16_stochastic_round")
-        seeded = torch_seed(self.seed, Stream.ROUNDING, self.trainer.global_step)
-        with seeded if rounds else contextlib.nullcontext():
-            super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        step = super().optimizer_step
+        if self.optimizer_config.get("bf16_stochastic_round"):
+            with torch_seed(self.seed, Stream.ROUNDING, self.trainer.global_step):
+                step(epoch, batch_idx, optimizer, optimizer_closure)
+        else:
+            step(epoch, batch_idx, optimizer, optimizer_closure)
         release_gradients(self.trainer, optimizer)
+
+    def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Any) -> None:
+        """Nothing: `optimizer_step` has done it."""
 
     def configure_optimizers(self) -> dict[str, Any]:
         """The optimizer over what is trained and its learning-rate schedule, one tick an optimizer step."""
