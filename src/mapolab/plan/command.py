@@ -16,7 +16,7 @@ from mapolab.models.lora import check_targets
 from mapolab.models.trained import choose_reference
 from mapolab.paths import resolve
 from mapolab.plan.accelerators import find_accelerator
-from mapolab.plan.measure import Step
+from mapolab.plan.measure import Measured, Step
 from mapolab.plan.memory import Weights
 from mapolab.plan.models import read_architecture
 from mapolab.plan.strategies import peaks_by_strategy
@@ -41,7 +41,7 @@ def plan(config: dict[str, Any]) -> dict[str, Any]:
 def make_plan(config: dict[str, Any]) -> dict[str, Any]:
     """The plan as plain values. Bytes are of one device, operations of one optimizer step over all devices."""
     model, data, trainer = config["model"], config["data"], config["trainer"]
-    accelerator = find_accelerator(config["accelerator"], trainer["precision"])
+    accelerator = _accelerator(config)
     architecture = read_architecture(model)
     if model["lora"]:
         check_targets(model["lora"], architecture.configs["unet"])
@@ -49,59 +49,82 @@ def make_plan(config: dict[str, Any]) -> dict[str, Any]:
     reference = choose_reference(model["reference"], model["lora"] is not None) if needs_reference else None
     step, world = Step(config, architecture, reference), _world_size(config)
     weights = Weights(config, step)
-    static = weights.static(world, reference, config["strategy"])
-    batch, checkpointing = data["batch_size"], model["gradient_checkpointing"]
-    measured = step.measure(batch, checkpointing)
-    peak = static.peak(measured)
-
-    def peak_of(pairs: int) -> int:
-        return static.peak(step.measure(pairs, checkpointing))
-
-    other_peak = static.peak(step.measure(batch, not checkpointing))
-    capacity = int((config["memory_gib"] or accelerator.memory) * 2**30)
-    reserve = int(config["reserve_gib"] * 2**30)
-    per_pair = max(1.0, (measured.activations - weights.half_copies) / batch)
-    guess = int(1.05 * (batch + (capacity - reserve - static.lasting - measured.activations) / per_pair))
+    measured = step.measure(data["batch_size"], model["gradient_checkpointing"])
+    limit = accelerator["capacity_bytes"] - accelerator["reserve_bytes"]
+    memory = _memory(step, weights, measured, world, limit)
     passes = trainer["gradient_accumulation"] * world
+    pairs = data["batch_size"] * passes
     flops = {name: count * passes for name, count in measured.flops.items()}
-    rate = config["peak_tflops"] or (accelerator.float32 if trainer["precision"].endswith("true") else accelerator.half)
-    seconds = sum(flops.values()) / world / (rate * 1e12 * config["efficiency"])
+    total = sum(flops.values())
+    seconds = total / world / (accelerator["peak_tflops"] * 1e12 * accelerator["efficiency"])
     rows, prompts = _rows(config)
-    pairs = batch * passes
-    parts = {key: value for key, value in asdict(static).items() if key not in ("host", "persistent_gradients")}
-    with_, without = (peak, other_peak) if checkpointing else (other_peak, peak)
-    beside = sum(parts.values())
+    epochs = pairs * trainer["max_steps"] / rows if rows else None
     return {
-        "config": {
-            "model": model["pretrained"], "objective": config["objective"]["name"], "reference": reference,
-            "resolution": data["resolution"], "batch_size": batch, "precision": trainer["precision"],
-            "optimizer": config["optimizer"]["_target_"].split(".")[-1], "gradient_checkpointing": checkpointing,
-            "strategy": config["strategy"]["strategy"], "devices": world, "architecture_assumed": architecture.assumed,
-        },
+        "config": _described(config, reference, world) | {"architecture_assumed": architecture.assumed},
         "parameters": {"trained": weights.trained_count, "frozen": weights.frozen_count},
-        "flops": {"per_step": sum(flops.values()), "per_pair": sum(flops.values()) / pairs, "parts": flops},
-        "memory": {
-            "peak_bytes": peak,
-            "parts": parts | {"activations": peak - beside},
-            "activations_with_checkpointing": with_ - beside,
-            "activations_without_checkpointing": without - beside,
-            "host_bytes": static.host,
-            "by_strategy": peaks_by_strategy(weights, measured, reference, capacity - reserve),
-            "largest_batch": largest_batch(peak_of, batch, peak, capacity - reserve, guess),
-        },
+        "flops": {"per_step": total, "per_pair": total / pairs, "parts": flops},
+        "memory": memory,
         "cache_bytes": _cache_bytes(config, step, rows, prompts),
-        "data": {
-            "rows": rows, "pairs_per_step": pairs, "epochs": pairs * trainer["max_steps"] / rows if rows else None,
-        },
-        "accelerator": {
-            "name": config["accelerator"], "peak_tflops": rate, "efficiency": config["efficiency"],
-            "capacity_bytes": capacity, "reserve_bytes": reserve,
-        },
-        "fits": peak + reserve <= capacity,
+        "data": {"rows": rows, "pairs_per_step": pairs, "epochs": epochs},
+        "accelerator": accelerator,
+        "fits": memory["peak_bytes"] <= limit,
         "steps": trainer["max_steps"],
         "seconds_per_step": seconds,
         "hours": seconds * trainer["max_steps"] / 3600,
-    }  # fmt: skip
+    }
+
+
+def _accelerator(config: dict[str, Any]) -> dict[str, Any]:
+    """The named accelerator with what the config puts in place of the table's figures."""
+    precision = config["trainer"]["precision"]
+    found = find_accelerator(config["accelerator"], precision)
+    return {
+        "name": config["accelerator"],
+        "peak_tflops": config["peak_tflops"] or (found.float32 if precision.endswith("true") else found.half),
+        "efficiency": config["efficiency"],
+        "capacity_bytes": int((config["memory_gib"] or found.memory) * 2**30),
+        "reserve_bytes": int(config["reserve_gib"] * 2**30),
+    }
+
+
+def _memory(step: Step, weights: Weights, measured: Measured, world: int, limit: int) -> dict[str, Any]:
+    """The peak by part, without and with checkpointing, under other strategies, and the batch that would fit."""
+    config, reference = step.config, step.reference_kind
+    batch, checkpointing = config["data"]["batch_size"], config["model"]["gradient_checkpointing"]
+    static = weights.static(world, reference, config["strategy"])
+    peak, other = static.peak(measured), static.peak(step.measure(batch, not checkpointing))
+    parts = {key: value for key, value in asdict(static).items() if key not in ("host", "persistent_gradients")}
+    beside = sum(parts.values())
+    with_, without = (peak, other) if checkpointing else (other, peak)
+    per_pair = max(1.0, (measured.activations - weights.half_copies) / batch)
+    guess = int(1.05 * (batch + (limit - static.lasting - measured.activations) / per_pair))
+    return {
+        "peak_bytes": peak,
+        "parts": parts | {"activations": peak - beside},
+        "activations_with_checkpointing": with_ - beside,
+        "activations_without_checkpointing": without - beside,
+        "host_bytes": static.host,
+        "by_strategy": peaks_by_strategy(weights, measured, reference, limit),
+        "largest_batch": largest_batch(
+            lambda pairs: static.peak(step.measure(pairs, checkpointing)), batch, peak, limit, guess
+        ),
+    }
+
+
+def _described(config: dict[str, Any], reference: str | None, world: int) -> dict[str, Any]:
+    """What the plan is of."""
+    return {
+        "model": config["model"]["pretrained"],
+        "objective": config["objective"]["name"],
+        "reference": reference,
+        "resolution": config["data"]["resolution"],
+        "batch_size": config["data"]["batch_size"],
+        "precision": config["trainer"]["precision"],
+        "optimizer": config["optimizer"]["_target_"].split(".")[-1],
+        "gradient_checkpointing": config["model"]["gradient_checkpointing"],
+        "strategy": config["strategy"]["strategy"],
+        "devices": world,
+    }
 
 
 def largest_batch(peak_of: Callable[[int], int], batch: int, peak: int, limit: int, guess: int) -> int:
