@@ -1,6 +1,7 @@
 """Each way to train: an interrupted run ends with the same weights to the bit, and what it saves opens in diffusers."""
 
 import copy
+import json
 import os
 import shutil
 import signal
@@ -14,6 +15,8 @@ from safetensors.torch import load_file
 
 from mapolab.errors import Interrupted, UserError
 from mapolab.models.lora import LORA_FILE
+from mapolab.models.sdxl import SDXL
+from mapolab.models.trained import load_trained
 from mapolab.training.metrics import MetricsFile, StepMetrics
 from mapolab.training.run import train
 
@@ -100,6 +103,45 @@ def test_a_run_resumes_to_the_bit(train_config, tmp_path, monkeypatch, name):
     assert losses[0] == losses[1]
     checkpoint = trained(tmp_path / "interrupted" / "checkpoints" / "step-00000004")
     assert any(not torch.equal(checkpoint[key].float(), tensor.float()) for key, tensor in found.items())
+
+
+def curve(config: dict[str, Any], settings: dict[str, Any], folder: Path) -> list[str]:
+    """The losses of a run, as written."""
+    return [row["loss"] for row in MetricsFile(train(with_settings(config, settings, folder)) / "metrics.csv").rows()]
+
+
+@pytest.mark.parametrize(
+    ("name", "without"),
+    [
+        ("prompt dropout", {}),
+        ("min-SNR on a range", {"diffusion": {"timestep_range": [100, 499]}}),
+        ("lora with dropout", {"model": {"lora": LORA}}),
+        ("dora", {"model": {"lora": LORA}, "objective": DPO}),
+        ("half-precision encoders", {"data": ON_LINE}),
+    ],
+)
+def test_a_setting_does_something(train_config, tmp_path, name, without):
+    assert curve(train_config, SETTINGS[name], tmp_path / "with") != curve(train_config, without, tmp_path / "without")
+
+
+def test_prompts_are_replaced_by_what_the_pipeline_takes_for_none(train_config, tmp_path):
+    """Zeros, or the embeddings of the empty prompt, as the pipeline's index says."""
+    folder = shutil.copytree(train_config["model"]["pretrained"], tmp_path / "model")
+    index = json.loads((folder / "model_index.json").read_text())
+    curves = []
+    for zeros in (True, False):
+        (folder / "model_index.json").write_text(json.dumps(index | {"force_zeros_for_empty_prompt": zeros}))
+        settings = {"model": {"pretrained": str(folder)}, "data": {"prompt_dropout": 1.0}}
+        curves.append(curve(train_config, settings, tmp_path / str(zeros)))
+    assert curves[0] != curves[1]
+
+
+def test_text_encoders_have_a_rate_of_their_own_and_attention_is_fused(train_config):
+    settings = SETTINGS["text encoders"]["model"]
+    trained = load_trained(SDXL(train_config["model"]["pretrained"]), train_config["model"] | settings, seed=0)
+    unet, text = trained.parameter_groups()
+    assert "lr" not in unet and text["lr"] == 1e-4
+    assert {type(processor).__name__ for processor in trained.unet.attn_processors.values()} == {"AttnProcessor2_0"}
 
 
 @pytest.mark.parametrize("name", ["lora", "dora", "text encoders"])
