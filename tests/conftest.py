@@ -242,6 +242,7 @@ def build_train_config(tiny_pipeline_folder: Path, pairs_file: Path, tmp_path: P
             "ema_on_cpu": False,
             "progress": "off",
         },
+        "preemption": {"requeue": True, "max_requeues": 100, "save_before_limit": 120.0},
         "evaluation": {"prompts": None, "split": None, "revision": None},
         "logger": {},
         "tiny_base": None,

@@ -15,10 +15,11 @@ from typing import Any
 
 from mapolab import __version__
 from mapolab.errors import Interrupted, RunError, UserError
+from mapolab.training.stopping import hold_signals
 
 # Where each command's work is done: module and function, called with the checked config.
 COMMANDS = {
-    "train": ("mapolab.training.run", "train"),
+    "train": ("mapolab.training.command", "train"),
     "prepare": ("mapolab.training.prepare", "prepare_cache"),
     "plan": ("mapolab.plan.command", "plan"),
     "evaluate": ("mapolab.evaluation.evaluate", "evaluate"),
@@ -54,6 +55,8 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     # Its advice on optional packages concerns image processors that mapolab does not use. A user's own setting stands.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    if arguments[:1] == ["train"]:
+        hold_signals()
     try:
         code = _dispatch(arguments)
         sys.stdout.flush()

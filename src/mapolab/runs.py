@@ -10,6 +10,7 @@ import os
 import platform
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -22,6 +23,7 @@ from mapolab.config.identity import identity
 from mapolab.errors import UserError
 from mapolab.files import read_json, write_json, write_text
 
+LOCK_TRIES = 20
 PACKAGES = ("mapolab", "torch", "lightning", "diffusers", "transformers", "safetensors", "numpy")
 
 
@@ -31,6 +33,7 @@ class RunFolder:
     def __init__(self, path: Path):
         self.path = path
         self.manifest_file = path / "manifest.json"
+        self.requeues_file = path / "requeues.json"
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -40,13 +43,43 @@ class RunFolder:
         """
         self.path.mkdir(parents=True, exist_ok=True)
         with open(self.path / ".lock", "w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+            # `is_locked` of another process has it for an instant.
+            for attempt in range(LOCK_TRIES):
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if attempt < LOCK_TRIES - 1:
+                        time.sleep(0.05)
+            else:
                 raise UserError(
                     f"Another process is working on {self.path}. Wait for it, or give this run another output_dir."
-                ) from None
+                )
             yield
+
+    def is_locked(self) -> bool:
+        """Whether a process is working on the run now."""
+        try:
+            with open(self.path / ".lock") as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return False
+        except BlockingIOError:
+            return True
+        return False
+
+    def requeues(self) -> list[dict[str, Any]]:
+        """Each time that the run's Slurm job was requeued: time, job, step, reason. Apart from the manifest, because a
+        job may be preempted before there is one."""
+        return read_json(self.requeues_file) if self.requeues_file.exists() else []
+
+    def note_requeues(self, requeues: list[dict[str, Any]]) -> None:
+        """Replace that list."""
+        write_json(self.requeues_file, requeues)
+
+    def last_saved_step(self) -> int:
+        """The optimizer step of the newest checkpoint; 0 without one."""
+        return max((int(entry.name.removeprefix("step-")) for entry in self.path.glob("checkpoints/step-*")), default=0)
 
     def check(self, config: dict[str, Any]) -> None:
         """Raise UserError if the folder holds a run with another config."""

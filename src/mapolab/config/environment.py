@@ -1,4 +1,4 @@
-"""How many machines take part, as the cluster says."""
+"""How many machines take part, and which process this is, as the cluster says."""
 
 import os
 from collections.abc import Mapping
@@ -12,3 +12,9 @@ def nodes_from_environment(environment: Mapping[str, str] = os.environ) -> int:
     if "LOCAL_WORLD_SIZE" in environment and "WORLD_SIZE" in environment:
         return int(environment["WORLD_SIZE"]) // int(environment["LOCAL_WORLD_SIZE"])
     return 1
+
+
+def rank_from_environment(environment: Mapping[str, str] = os.environ) -> int:
+    """This process's place among those of its run, from 0, as torchrun, Lightning or srun say; without importing them."""
+    ranks = (environment.get(name) for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
+    return next((int(rank) for rank in ranks if rank), 0)

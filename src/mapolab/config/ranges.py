@@ -41,6 +41,8 @@ AT_LEAST = {
     "trainer.checkpoint_every": 1,
     "trainer.keep_checkpoints": 1,
     "trainer.log_every": 1,
+    "preemption.max_requeues": 0,
+    "preemption.save_before_limit": 0,
     "evaluation.steps": 1,
     "evaluation.guidance_scale": 0,
     "evaluation.seed": 0,

@@ -106,6 +106,13 @@ class Trainer:
 
 
 @dataclass
+class Preemption:
+    requeue: bool = MISSING
+    max_requeues: int = MISSING
+    save_before_limit: float | None = MISSING
+
+
+@dataclass
 class Evaluation:
     prompts: str | None = MISSING
     split: str | None = MISSING
@@ -136,6 +143,7 @@ class Train:
     schedule: Schedule = field(default_factory=Schedule)
     strategy: Strategy = field(default_factory=Strategy)
     trainer: Trainer = field(default_factory=Trainer)
+    preemption: Preemption = field(default_factory=Preemption)
     evaluation: Evaluation = field(default_factory=Evaluation)
     learning_rates: dict[str, float] | None = MISSING
     logger: dict[str, Any] = MISSING

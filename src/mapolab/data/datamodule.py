@@ -177,6 +177,6 @@ def _as_it_is(batch: Any) -> Any:
 
 
 def _ignore_stop_signals(worker: int) -> None:
-    """Ctrl-C reaches the whole process group; the main process decides when to stop, and workers follow it."""
-    for stop in (signal.SIGINT, signal.SIGTERM):
+    """Ctrl-C and Slurm's signals reach all processes; the main process decides when to stop, and workers follow it."""
+    for stop in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(stop, signal.SIG_IGN)

@@ -21,15 +21,18 @@ class CheckpointFolder:
         """All checkpoints, oldest first."""
         return sorted(self.path.glob("step-*"))
 
-    def newest_sound(self) -> Path | None:
+    def newest_sound(self, set_aside: bool = True) -> Path | None:
         """The newest checkpoint whose files are as they were written, or None.
 
         A broken one is named on stderr and set aside under `broken-step-...`: never used, never silently lost.
+        set_aside: for rank 0; the others come to the same answer, whether they look before or after.
         """
         for checkpoint in reversed(self.all()):
             wrong = fault(checkpoint)
             if wrong is None:
                 return checkpoint
+            if not set_aside:
+                continue
             aside = checkpoint.with_name(f"broken-{checkpoint.name}")
             shutil.rmtree(aside, ignore_errors=True)
             checkpoint.rename(aside)

@@ -26,12 +26,14 @@ from mapolab.models.sdxl import SDXL
 from mapolab.runs import RunFolder, label, timestamp
 from mapolab.training.build import build_module, reference_kind
 from mapolab.training.checkpoint import FolderCheckpointIO, FolderWriter
+from mapolab.training.cluster import NoSignalHandlers, SameStep, cluster_environment
 from mapolab.training.cpu import tune_cpu
 from mapolab.training.data import build_datamodule, check_held_out, open_data
 from mapolab.training.ema import ExponentialMovingAverage
 from mapolab.training.metrics import MetricsFile, StepMetrics, summary
 from mapolab.training.progress import progress_callbacks
 from mapolab.training.replaced import BrokenRows
+from mapolab.training.requeue import Requeue
 from mapolab.training.resume import CheckpointFolder
 from mapolab.training.saving import SaveAndStop
 from mapolab.training.stopping import StopRequest
@@ -39,6 +41,7 @@ from mapolab.training.strategies import build_strategy, check_options
 
 # Lightning's advice that does not apply here, with the reason.
 IRRELEVANT_WARNINGS = (
+    ".*`srun` command is available.*",  # a run outside of a job, on a machine that has Slurm
     ".*does not have many workers.*",  # batches come from memory
     ".*dataloader is not resumable.*",  # it is: it starts at the checkpoint's position
     ".*smaller than the logging interval.*",  # metrics are written by StepMetrics
@@ -47,28 +50,40 @@ IRRELEVANT_WARNINGS = (
 )
 
 
-def train(config: dict[str, Any]) -> Path:
+def train(config: dict[str, Any], stop: StopRequest | None = None, requeue: Requeue | None = None) -> Path:
     """Train, or continue, or find finished, the run that `config` (a plain resolved dict) describes.
 
+    stop: who listens to signals; None: nobody outside of this call. requeue: what a stopped run asks Slurm for.
     Returns the run's folder. Raises UserError for what the user must change, NonFiniteError when training broke down,
     and Interrupted when it was asked to stop; the same call continues in all three cases.
     """
+    if stop is None:
+        with StopRequest().listening() as stop:
+            return train(config, stop)
     tune_cpu()
     folder = RunFolder(run_folder(config))
-    if rank_zero_only.rank:  # a process that Lightning started for another rank: rank 0 keeps the folder
-        with quiet_libraries(), StopRequest().listening() as stop:
-            _fit(config, prepare(config), folder.path, stop)
+    if rank_zero_only.rank:
+        _train_as_helper(config, folder, stop)
         return folder.path
     with folder.locked():
         folder.check(config)
         if folder.finished:
             print(f"The run in {folder.path} is finished.")
         else:
-            _train_as_owner(config, folder)
+            _train_as_owner(config, folder, stop, requeue)
     return folder.path
 
 
-def _train_as_owner(config: dict[str, Any], folder: RunFolder) -> None:
+def _train_as_helper(config: dict[str, Any], folder: RunFolder, stop: StopRequest) -> None:
+    """Another rank's part. Rank 0 keeps the folder; under srun and torchrun all start at once, so each looks whether
+    there is anything to do: nobody would come to meet it."""
+    folder.check(config)
+    if not folder.finished:
+        with quiet_libraries():
+            _fit(config, prepare(config), folder.path, stop)
+
+
+def _train_as_owner(config: dict[str, Any], folder: RunFolder, stop: StopRequest, requeue: Requeue | None) -> None:
     """Fit, with the manifest telling at any time how the run stands."""
     if config["trainer"]["progress"] != "off":
         print_tree(config)
@@ -86,11 +101,11 @@ def _train_as_owner(config: dict[str, Any], folder: RunFolder) -> None:
     CheckpointFolder(folder.path / "checkpoints").sweep()
     status = "failed"
     try:
-        with quiet_libraries(), StopRequest().listening() as stop:
-            _fit(config, parts, folder.path, stop)
+        with quiet_libraries():
+            _fit(config, parts, folder.path, stop, requeue)
         status = "finished"
     except Interrupted:
-        status = "interrupted"
+        status = "preempted" if requeue and requeue.accepted else "interrupted"
         raise
     finally:
         figures = summary(MetricsFile(folder.path / "metrics.csv").rows())
@@ -121,7 +136,9 @@ def prepare(config: dict[str, Any]) -> Parts:
     return Parts(objective, source, sdxl, (note,) if note else ())
 
 
-def _fit(config: dict[str, Any], parts: Parts, path: Path, stop: StopRequest) -> None:
+def _fit(
+    config: dict[str, Any], parts: Parts, path: Path, stop: StopRequest, requeue: Requeue | None = None
+) -> None:
     """Continue from the newest sound checkpoint if there is one, train, write the final weights."""
     settings = config["trainer"]
     pl.seed_everything(config["seed"], verbose=False)
@@ -131,13 +148,13 @@ def _fit(config: dict[str, Any], parts: Parts, path: Path, stop: StopRequest) ->
     ema = ExponentialMovingAverage(settings["ema_decay"], settings["ema_on_cpu"]) if settings["ema_decay"] else None
     shown = "off" if rank_zero_only.rank else settings["progress"]
     display = progress_callbacks(shown, metrics, label(config["objective"]), settings["log_every"])
-    saving = SaveAndStop(checkpoints, settings["checkpoint_every"], settings["keep_checkpoints"], stop)
+    saving = SaveAndStop(checkpoints, settings["checkpoint_every"], settings["keep_checkpoints"], stop, requeue)
     datamodule = build_datamodule(config, parts.objective, parts.source, parts.sdxl)
     broken = BrokenRows(path / "broken_rows.csv", config["data"]["max_broken_share"], parts.source)
     broken.check_files()
-    callbacks = [callback for callback in (ema, metrics, *display, broken, saving) if callback is not None]
+    callbacks = [callback for callback in (SameStep(), ema, metrics, *display, broken, saving) if callback is not None]
     trainer = make_trainer(config, path, callbacks)
-    trainer.fit(module, datamodule, ckpt_path=checkpoints.newest_sound())
+    trainer.fit(module, datamodule, ckpt_path=checkpoints.newest_sound(set_aside=not rank_zero_only.rank))
     state = trainer.strategy.lightning_module_state_dict()  # by all ranks: under FSDP each holds a part
     if trainer.is_global_zero:
         weights = ema.weights if ema else {name: state[name] for name in module.trained_names}
@@ -150,7 +167,7 @@ def make_trainer(config: dict[str, Any], path: Path, callbacks: list[Callback]) 
     """Lightning's Trainer for this config. Raises UserError for an accelerator or strategy that this machine lacks."""
     settings = config["trainer"]
     try:
-        return Trainer(
+        trainer = Trainer(
             accelerator=config["strategy"]["accelerator"],
             strategy=build_strategy(config["strategy"]),
             devices=config["strategy"]["devices"],
@@ -160,7 +177,7 @@ def make_trainer(config: dict[str, Any], path: Path, callbacks: list[Callback]) 
             accumulate_grad_batches=settings["gradient_accumulation"],
             gradient_clip_val=settings["gradient_clip_norm"],
             callbacks=callbacks,
-            plugins=[FolderCheckpointIO()],
+            plugins=[FolderCheckpointIO(), *cluster_environment()],
             logger=_logger(config["logger"], path) if config["logger"] else False,
             default_root_dir=path,
             use_distributed_sampler=False,  # positions are dealt out to ranks by MicroSteps
@@ -169,6 +186,8 @@ def make_trainer(config: dict[str, Any], path: Path, callbacks: list[Callback]) 
         )
     except (pl.utilities.exceptions.MisconfigurationException, ValueError) as error:
         raise UserError(f"Lightning refuses these settings: {error} Change strategy or trainer.") from None
+    trainer._signal_connector = NoSignalHandlers(trainer)
+    return trainer
 
 
 def _logger(logger: dict[str, Any], path: Path) -> Any:

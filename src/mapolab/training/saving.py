@@ -5,6 +5,7 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
+from mapolab.training.requeue import Requeue
 from mapolab.training.resume import CheckpointFolder
 from mapolab.training.stopping import StopRequest
 
@@ -14,10 +15,14 @@ class SaveAndStop(Checkpoint):
 
     Acts between optimizer steps only: there is no gradient in accumulation then, so nothing of a step can be lost or
     counted twice. Being a `Checkpoint`, it runs after all other callbacks, when EMA and metrics have seen the step.
+    requeue: on rank 0.
     """
 
-    def __init__(self, checkpoints: CheckpointFolder, every: int, keep: int, stop: StopRequest):
+    def __init__(
+        self, checkpoints: CheckpointFolder, every: int, keep: int, stop: StopRequest, requeue: Requeue | None = None
+    ):
         self.checkpoints, self.every, self.keep, self.stop = checkpoints, every, keep, stop
+        self.requeue = requeue
         self.saved_step = 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -30,11 +35,19 @@ class SaveAndStop(Checkpoint):
         if (batch_idx + 1) % trainer.accumulate_grad_batches:
             return
         # All ranks stop after the same step, also if the signal reached only one of them in time.
-        stopping = trainer.strategy.reduce_boolean_decision(self.stop.signal is not None, all=False)
+        stopping = trainer.strategy.reduce_boolean_decision(self.stop.wanted, all=False)
+        self.stop.saving = stopping
         if stopping or trainer.global_step % self.every == 0:
             self._save(trainer)
-        if stopping:
-            raise self.stop.interrupted()
+        if stopping and trainer.global_step < trainer.max_steps:
+            self._leave(trainer)
+        self.stop.saving = False
+
+    def _leave(self, trainer: Trainer) -> None:
+        trainer.strategy.barrier()
+        if self.requeue is not None:
+            self.requeue.ask(trainer.global_step, self.stop.reason)
+        raise self.stop.interrupted()
 
     def _save(self, trainer: Trainer) -> None:
         step = trainer.global_step
