@@ -2,6 +2,8 @@
 
 import io
 import json
+import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -247,3 +249,20 @@ def build_train_config(tiny_pipeline_folder: Path, pairs_file: Path, tmp_path: P
         "logger": {},
         "tiny_base": None,
     }
+
+
+@pytest.fixture
+def reliability(request: pytest.FixtureRequest) -> Callable[[str, str, str], None]:
+    """reliability(fault, promised, seen): a row of docs/reliability.md, called when a test has seen what it says.
+
+    Rows go to the folder that RELIABILITY_ROWS names; `scripts/reliability.py` makes the table of them.
+    """
+
+    def note(fault: str, promised: str, seen: str) -> None:
+        if folder := os.environ.get("RELIABILITY_ROWS"):
+            row = {"fault": fault, "promised": promised, "seen": seen, "test": request.node.nodeid}
+            name = re.sub(r"\W+", "_", request.node.nodeid + fault)[-150:]
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            (Path(folder) / f"{name}.json").write_text(json.dumps(row))
+
+    return note

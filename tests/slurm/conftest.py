@@ -35,3 +35,9 @@ def cluster() -> Iterator["throwaway.Throwaway"]:
             yield slurm
         finally:
             slurm.stop()
+
+
+@pytest.fixture
+def wait_for():
+    """Poll with a limit."""
+    return throwaway.wait_for

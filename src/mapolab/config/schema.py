@@ -125,6 +125,7 @@ class Evaluation:
     width: int = MISSING
     target_style: str | None = MISSING
     scorers: list[str] = MISSING
+    after_training: bool = MISSING
 
 
 @dataclass

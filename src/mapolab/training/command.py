@@ -28,7 +28,7 @@ def train(config: dict[str, Any]) -> Path:
                 stop.deadline = requeue.deadline(config["preemption"]["save_before_limit"])
             from mapolab.training.run import train as run  # seconds of imports
 
-            return run(config, stop, requeue)
+            path = run(config, stop, requeue)
         except Interrupted:
             # Before the first step nothing has asked yet.
             if requeue and not stop.waits:
@@ -37,3 +37,8 @@ def train(config: dict[str, Any]) -> Path:
             raise
         finally:
             sys.stdout.flush()
+    if first and config["evaluation"].get("after_training"):
+        from mapolab.evaluation.evaluate import evaluate
+
+        evaluate({"run": str(path)})
+    return path

@@ -53,7 +53,7 @@ class Requeue:
         entry = {"time": timestamp(), "job": self.job.name, "step": step, "reason": reason}
         # Before Slurm is asked: it ends this process at once.
         self.folder.note_requeues([*before, entry])
-        os.write(2, f"Stopped {reason} after step {step}; the job {self.job.name} is requeued.\n".encode())
+        os.write(2, f"Stopped {reason} after step {step}, saved; asking Slurm to requeue {self.job.name}.\n".encode())
         if refused := self.job.requeue():
             self.folder.note_requeues(before)
             raise Interrupted(

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import os
 import warnings
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -19,11 +20,12 @@ from mapolab.config.instantiate import instantiate
 from mapolab.config.printing import print_tree
 from mapolab.data.records import Source
 from mapolab.diffusion.timesteps import Timesteps
-from mapolab.errors import Interrupted, UserError
+from mapolab.errors import Interrupted, RunError, UserError
 from mapolab.models.lora import check_targets
 from mapolab.models.saved import folder_name, write_weights
 from mapolab.models.sdxl import SDXL
 from mapolab.runs import RunFolder, label, timestamp
+from mapolab.sweeps.folder import RECORD
 from mapolab.training.build import build_module, reference_kind
 from mapolab.training.checkpoint import FolderCheckpointIO, FolderWriter
 from mapolab.training.cluster import NoSignalHandlers, SameStep, cluster_environment
@@ -86,7 +88,8 @@ def _train_as_helper(config: dict[str, Any], folder: RunFolder, stop: StopReques
 def _train_as_owner(config: dict[str, Any], folder: RunFolder, stop: StopRequest, requeue: Requeue | None) -> None:
     """Fit, with the manifest telling at any time how the run stands."""
     if config["trainer"]["progress"] != "off":
-        print_tree(config)
+        if RECORD not in os.environ:  # a sweep would show it for each job
+            print_tree(config)
         print(f"Run folder: {folder.path}", flush=True)
     # Before the folder is claimed: a mistake found here can be corrected with the same output_dir.
     parts = prepare(config)
@@ -99,7 +102,7 @@ def _train_as_owner(config: dict[str, Any], folder: RunFolder, stop: StopRequest
         notes=[*parts.notes, *_notes(config, parts)],
     )
     CheckpointFolder(folder.path / "checkpoints").sweep()
-    status = "failed"
+    status, failure = "failed", None
     try:
         with quiet_libraries():
             _fit(config, parts, folder.path, stop, requeue)
@@ -107,9 +110,13 @@ def _train_as_owner(config: dict[str, Any], folder: RunFolder, stop: StopRequest
     except Interrupted:
         status = "preempted" if requeue and requeue.accepted else "interrupted"
         raise
+    except Exception as error:
+        failure = str(error) if isinstance(error, UserError | RunError) else f"{type(error).__name__}: {error}"
+        raise
     finally:
         figures = summary(MetricsFile(folder.path / "metrics.csv").rows())
-        folder.update(status=status, finished=timestamp() if status == "finished" else None, **figures)
+        finished = timestamp() if status == "finished" else None
+        folder.update(status=status, failure=failure, finished=finished, **figures)
 
 
 @dataclass(frozen=True)

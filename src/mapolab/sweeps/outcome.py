@@ -1,0 +1,67 @@
+"""How a sweep ended: its exit code, and the number that a search looks at."""
+
+import csv
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from mapolab.errors import RunError, UserError
+from mapolab.runs import RunFolder
+from mapolab.sweeps.folder import Job, SweepFolder
+
+
+def failure(folder: SweepFolder, jobs: Sequence[Job], codes: dict[int, int]) -> str | None:
+    """One paragraph on the jobs that did not finish; None if all did."""
+    failed = [job for job in jobs if codes.get(job.number)]
+    if not failed:
+        return None
+    lines = [f"  job {job.number}: {folder.record(job.number).get('message', 'no message')}" for job in failed]
+    return (
+        f"{len(failed)} of {len(jobs)} jobs did not finish. The others did; the same command runs only what is missing, "
+        f"and `mapolab status {folder.path}` shows each job and its own command.\n" + "\n".join(lines)
+    )
+
+
+def metric(run: Path, name: str) -> float:
+    """The figure of a finished run that a search looks at, by its name as in check_metric. Raises RunError."""
+    source, _, column = name.partition("/")
+    if source == "evaluation":
+        links = list((run / "evaluation").glob("*/links.json"))
+        newest = max(links, key=lambda file: file.stat().st_mtime, default=None)
+        rows = _rows(newest.with_name("scores.csv")) if newest else []
+    else:
+        rows = _rows(run / f"{source}.csv")[-1:] if source == "validation" else _last_tenth(run / "metrics.csv")
+    try:
+        value = sum(float(row[column]) for row in rows) / len(rows)
+    except (KeyError, ValueError, ZeroDivisionError):
+        raise RunError(f"The run in {run} has no {name}, which the search needs.") from None
+    if not math.isfinite(value):
+        raise RunError(f"{name} of the run in {run} is {value}.")
+    return value
+
+
+def check_metric(name: str) -> None:
+    """Raise UserError unless it is evaluation/<scorer>, validation/<column> or metrics/<column>."""
+    source, _, column = name.partition("/")
+    if source not in ("evaluation", "validation", "metrics") or not column:
+        raise UserError(
+            f"hydra.sweeper.metric is {name}. Name a figure of the finished run: evaluation/style (the mean of a "
+            "scorer), validation/loss (the last row of validation.csv), or metrics/loss (the mean of the last tenth of "
+            "metrics.csv)."
+        )
+
+
+def is_finished(job: Job) -> bool:
+    return RunFolder(job.run).finished
+
+
+def _rows(file: Path) -> list[dict[str, str]]:
+    if not file.exists():
+        return []
+    with open(file, encoding="utf-8", newline="") as lines:
+        return list(csv.DictReader(lines))
+
+
+def _last_tenth(file: Path) -> list[dict[str, str]]:
+    rows = _rows(file)
+    return rows[-max(1, len(rows) // 10) :]

@@ -1,0 +1,115 @@
+"""A job as a process: several at a time, stopped and continued together."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import IO
+
+from mapolab.errors import Interrupted
+from mapolab.runs import RunFolder
+from mapolab.sweeps.folder import RECORD, Job, SweepFolder, note_job
+from mapolab.training.stopping import SIGNALS, release_signals
+
+# What an outer launcher may have set for its own processes: a job finds out for itself.
+OF_ONE_RUN = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "NODE_RANK")
+
+
+class Processes:
+    """Runs jobs on this machine, `parallel` at a time; one at a time they print to the terminal, else to their logs.
+
+    gpus: indices shared out to the parallel jobs in equal parts; None leaves them as they are.
+    """
+
+    def __init__(self, folder: SweepFolder, parallel: int = 1, gpus: Sequence[int] | None = None):
+        self.folder, self.parallel, self.gpus = folder, parallel, gpus
+        self.signal: int | None = None
+
+    def run(self, jobs: Sequence[Job], say: Callable[[str], None] = print) -> dict[int, int]:
+        """Exit code by job number. A job that fails does not stop the others.
+
+        Raises Interrupted after a signal: it is passed on, the running jobs save themselves, and no other starts.
+        """
+        before = {number: signal.signal(number, self._note) for number in SIGNALS}
+        release_signals()
+        try:
+            return self._run(deque(jobs), say)
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _run(self, waiting: deque[Job], say: Callable[[str], None]) -> dict[int, int]:
+        running: dict[int, tuple[Job, subprocess.Popen[bytes]]] = {}
+        codes: dict[int, int] = {}
+        passed_on = None
+        while running or (waiting and self.signal is None):
+            while waiting and len(running) < self.parallel and self.signal is None:
+                slot = next(slot for slot in range(self.parallel) if slot not in running)
+                job = waiting.popleft()
+                say(f"Job {job.number}: {' '.join(job.overrides)} in {job.run}")
+                running[slot] = job, self._start(job, slot)
+            if self.signal is not None and self.signal != passed_on:
+                passed_on = self.signal
+                for _, process in running.values():
+                    process.send_signal(passed_on)
+            for slot, (job, process) in list(running.items()):
+                if process.poll() is not None:
+                    del running[slot]
+                    codes[job.number] = process.returncode
+                    say(self._ended(job, process.returncode))
+            time.sleep(0.02)
+        if self.signal is not None:
+            name = signal.Signals(self.signal).name
+            raise Interrupted(
+                f"The sweep was stopped by {name}: {len(codes)} of its jobs had been started, {len(waiting)} wait. The "
+                "same command continues it.",
+                exit_code=128 + self.signal,
+            )
+        return codes
+
+    def _start(self, job: Job, slot: int) -> subprocess.Popen[bytes]:
+        note_job(self.folder.record_file(job.number), exit_code=None, message=None)
+        log: IO[bytes] | None = None
+        if self.parallel > 1:
+            log = open(self.folder.log_file(job.number), "ab")  # noqa: SIM115, closed below
+        try:
+            # A group of its own: Ctrl-C in the terminal comes to us alone, and is passed on once.
+            return subprocess.Popen(
+                [sys.executable, "-m", "mapolab", *job.arguments],
+                env=self._environment(job, slot),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                process_group=0,
+            )
+        finally:
+            if log is not None:
+                log.close()
+
+    def _environment(self, job: Job, slot: int) -> dict[str, str]:
+        environment = {key: value for key, value in os.environ.items() if key not in OF_ONE_RUN}
+        environment[RECORD] = str(self.folder.record_file(job.number).absolute())
+        if self.parallel > 1:
+            # Each job's threads on all cores would slow all of them several times.
+            cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+            environment.setdefault("OMP_NUM_THREADS", str(max(1, cores // self.parallel)))
+        if self.gpus is not None:
+            share = len(self.gpus) // self.parallel
+            mine = self.gpus[slot * share : (slot + 1) * share]
+            environment["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, mine))
+        return environment
+
+    def _ended(self, job: Job, code: int) -> str:
+        if self.folder.record(job.number).get("exit_code") is None:  # it could not note it itself
+            how = f"killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+            note_job(self.folder.record_file(job.number), exit_code=code, message=how)
+        how = "finished" if code == 0 else f"ended with exit code {code}"
+        status = RunFolder(job.run).manifest().get("status")
+        where = f", see {self.folder.log_file(job.number)}" if code and self.parallel > 1 else ""
+        return f"Job {job.number} {how}{f' ({status})' if code and status else ''}{where}"
+
+    def _note(self, number: int, frame: object) -> None:
+        self.signal = number

@@ -1,0 +1,115 @@
+"""How a job stands, from its files alone: the manifest, the lock, the metrics, the sweep's record of it."""
+
+import csv
+import statistics
+import time
+from collections import deque
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mapolab.config.identity import samples_per_step
+from mapolab.runs import RunFolder
+from mapolab.sweeps.folder import Job
+
+RECENT = 20  # rows of metrics.csv that the figures are taken from
+# Of a run's manifest, as a sweep names it.
+STATES = {"finished": "finished", "preempted": "preempted", "interrupted": "stopped", "failed": "failed"}
+
+
+@dataclass(frozen=True)
+class JobState:
+    """state: waiting, running, preempted (comes back by itself), stopped (on request), failed, or finished.
+
+    step of steps; loss: mean of the last rows; samples_per_second; seconds_left, while running; saved: the step of the
+    newest checkpoint, and its age in seconds; note: restarts, and why a job failed.
+    """
+
+    job: Job
+    state: str
+    step: int = 0
+    steps: int | None = None
+    loss: float | None = None
+    samples_per_second: float | None = None
+    seconds_left: float | None = None
+    saved: tuple[int, float] | None = None
+    note: str = ""
+
+
+def job_state(job: Job, record: dict[str, Any]) -> JobState:
+    """record: the sweep's, see SweepFolder.record."""
+    folder = RunFolder(job.run)
+    manifest = folder.manifest()
+    state = _state(folder, manifest, record)
+    config = _config(job.run)
+    rows = _last_rows(job.run / "metrics.csv")
+    step = int(rows[-1]["step"]) + 1 if rows else 0
+    steps = config["trainer"]["max_steps"] if config else None
+    speed = statistics.median(float(row["samples_per_second"]) for row in rows) if rows else None
+    left = None
+    if state == "running" and speed and steps:
+        per_step = samples_per_step(config) or int(rows[-1]["consumed_samples"]) / step
+        left = (steps - step) * per_step / speed
+    return JobState(
+        job,
+        state,
+        step,
+        steps,
+        statistics.fmean(float(row["loss"]) for row in rows) if rows else None,
+        speed,
+        left,
+        _saved(job.run),
+        _note(state, manifest, record, len(folder.requeues())),
+    )
+
+
+def _state(folder: RunFolder, manifest: dict[str, Any], record: dict[str, Any]) -> str:
+    status = manifest.get("status")
+    if status == "finished":
+        return "finished"
+    if folder.is_locked():
+        return "running"
+    if status == "running":
+        return "failed"  # killed without a word, or its node was lost
+    if status in STATES:
+        return STATES[status]
+    if folder.requeues():
+        return "preempted"
+    return "failed" if record.get("exit_code") else "waiting"
+
+
+def _note(state: str, manifest: dict[str, Any], record: dict[str, Any], requeues: int) -> str:
+    parts = []
+    if restarts := manifest.get("restarts"):
+        parts.append(f"{restarts} restarts" + (f", {requeues} by requeue" if requeues else ""))
+    if state == "failed":
+        parts.append(manifest.get("failure") or record.get("message") or "ended without a word")
+    return "; ".join(parts)
+
+
+def _config(run: Path) -> dict[str, Any] | None:
+    file = run / "config.yaml"
+    return yaml.safe_load(file.read_text(encoding="utf-8")) if file.exists() else None
+
+
+def _saved(run: Path) -> tuple[int, float] | None:
+    checkpoints = sorted(run.glob("checkpoints/step-*"))
+    if not checkpoints:
+        return None
+    try:
+        age = time.time() - checkpoints[-1].stat().st_mtime
+    except FileNotFoundError:  # replaced by a newer one just now
+        return None
+    return int(checkpoints[-1].name.removeprefix("step-")), age
+
+
+def _last_rows(file: Path) -> list[dict[str, str]]:
+    """The last rows of a table that another process may be writing."""
+    if not file.exists():
+        return []
+    with open(file, encoding="utf-8", newline="") as lines:
+        header = lines.readline()
+        recent = deque((line for line in lines if line.endswith("\n")), maxlen=RECENT)
+    return list(csv.DictReader([header, *recent]))
