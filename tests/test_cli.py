@@ -68,7 +68,7 @@ def test_the_help_of_a_command_is_hydras_under_our_header(capsys: pytest.Capture
         "train experiment=": "experiment",
         "train --cfg job trainer.foo=1": "There is no key trainer.foo",
         "train --cfg job -m": "Only one of",
-        f"train -m seed=0,1 name={'x' * 300}": "File name too long",
+        f"train -m seed=0,1 name={'x' * 300}": "cannot name a folder",
         "train --experimental-rerun job.pickle": "would load a pickle",
         "train --config-dir no/such/folder": "not found",
         "evaluate": "run has no value",

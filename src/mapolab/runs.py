@@ -8,6 +8,7 @@ import contextlib
 import fcntl
 import os
 import platform
+import secrets
 import subprocess
 import sys
 import time
@@ -67,6 +68,14 @@ class RunFolder:
         except BlockingIOError:
             return True
         return False
+
+    def tracker_id(self) -> str:
+        """The run's name at an experiment tracker: drawn once and kept, so that a restart is no second run, and the
+        same config in another folder is none of this one."""
+        file = self.path / "tracker.json"
+        if not file.exists():
+            write_json(file, {"id": f"{self.path.name[:48]}-{secrets.token_hex(4)}"})
+        return read_json(file)["id"]
 
     def requeues(self) -> list[dict[str, Any]]:
         """Each time that the run's Slurm job was requeued: time, job, step, reason. Apart from the manifest, because a

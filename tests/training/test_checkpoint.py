@@ -6,7 +6,8 @@ from diffusers import UNet2DConditionModel
 
 from mapolab.models.sdxl import SDXL
 from mapolab.models.trained import unet_config
-from mapolab.training.checkpoint import FolderCheckpointIO, FolderWriter
+from mapolab.training.checkpoint import FolderCheckpointIO
+from mapolab.training.folders import FolderWriter
 from mapolab.training.resume import CheckpointFolder
 
 

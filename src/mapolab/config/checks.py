@@ -73,6 +73,7 @@ def _check_train(config: Config) -> None:
     files_named.check_model(config["model"])
     files_named.check_data(config["data"]["path"])
     _check_data(config["data"])
+    _check_validation(config)
     files_named.check_prompts(config["evaluation"]["prompts"])
     check_model_settings(config)
     check_precision(config)
@@ -110,6 +111,19 @@ def _check_data(data: Config) -> None:
         raise UserError(
             "data.aspect_buckets=true sorts all rows by shape, which only a prepared cache knows. Set "
             "data.cache=true and data.shuffle_window=all, or data.aspect_buckets=false."
+        )
+
+
+def _check_validation(config: Config) -> None:
+    data, trainer = config["data"], config["trainer"]
+    if data["validation_path"] is not None:
+        files_named.check_data(data["validation_path"])
+    if trainer["validate_every"] is None:
+        if trainer["keep_best"] is not None:
+            raise UserError(f"trainer.keep_best={trainer['keep_best']} needs figures. Set trainer.validate_every.")
+    elif not data["validation_path"] and not data["validation_split"]:
+        raise UserError(
+            "trainer.validate_every needs held-out pairs. Name them: data.validation_split, or data.validation_path."
         )
 
 

@@ -15,6 +15,6 @@ def nodes_from_environment(environment: Mapping[str, str] = os.environ) -> int:
 
 
 def rank_from_environment(environment: Mapping[str, str] = os.environ) -> int:
-    """This process's place among those of its run, from 0, as torchrun, Lightning or srun say; without importing them."""
+    """This process's place among those of its run, from 0, as torchrun, Lightning or srun say."""
     ranks = (environment.get(name) for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
     return next((int(rank) for rank in ranks if rank), 0)

@@ -8,8 +8,14 @@ from mapolab.files import short_hash
 # Keys that change where a run is, how it is watched or what is measured afterwards, but not the weights it ends with.
 # Of learning_rates only the one in optimizer.lr counts.
 OUTSIDE = ("output_root", "output_dir", "logger", "evaluation", "learning_rates", "preemption")
-OUTSIDE_OF_DATA = ("num_workers", "cache_folder", "download_cache_gb", "max_broken_share", "allow_overlap")
-OUTSIDE_OF_TRAINER = ("progress", "log_every", "checkpoint_every", "keep_checkpoints")
+OUTSIDE_OF_DATA = (
+    "num_workers", "cache_folder", "download_cache_gb", "max_broken_share", "allow_overlap", "validation_path",
+    "validation_split",
+)  # fmt: skip
+OUTSIDE_OF_TRAINER = (
+    "progress", "log_every", "checkpoint_every", "keep_checkpoints", "checkpoint_in_background", "validate_every",
+    "validation_pairs", "keep_best",
+)  # fmt: skip
 
 
 def identity(config: dict[str, Any]) -> dict[str, Any]:

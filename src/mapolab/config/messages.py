@@ -30,7 +30,10 @@ def _unknown_key(key: str, command: str) -> str:
     if key.startswith("model.lora."):
         return f"This model has no adapters, so there is no key {key}. Use model=sdxl_lora or model=tiny_twin_lora."
     if key.startswith("hydra."):
-        return f"There is no key {key}. `mapolab {command} --cfg hydra` prints all of Hydra's, also with hydra/launcher=slurm."
+        return (
+            f"There is no key {key}. `mapolab {command} --cfg hydra` prints all of Hydra's; with "
+            "hydra/launcher=slurm also that launcher's."
+        )
     hint = did_you_mean_key(key, known_keys(command))
     if not hint and key.startswith(OPEN_BLOCKS):
         hint = f" If its class knows this setting, add it with a plus: +{key}=..."

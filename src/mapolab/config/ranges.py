@@ -40,6 +40,8 @@ AT_LEAST = {
     "trainer.gradient_accumulation": 1,
     "trainer.checkpoint_every": 1,
     "trainer.keep_checkpoints": 1,
+    "trainer.validate_every": 1,
+    "trainer.validation_pairs": 1,
     "trainer.log_every": 1,
     "preemption.max_requeues": 0,
     "preemption.save_before_limit": 0,

@@ -54,6 +54,8 @@ class Diffusion:
 class Data:
     path: str = MISSING
     split: str | None = MISSING
+    validation_path: str | None = MISSING
+    validation_split: str | None = MISSING
     revision: str | None = MISSING
     preferred_style: str | None = MISSING
     resolution: int = MISSING
@@ -99,6 +101,10 @@ class Trainer:
     precision: str = MISSING
     checkpoint_every: int = MISSING
     keep_checkpoints: int = MISSING
+    checkpoint_in_background: bool = MISSING
+    validate_every: int | None = MISSING
+    validation_pairs: int = MISSING
+    keep_best: str | None = MISSING
     log_every: int = MISSING
     ema_decay: float | None = MISSING
     ema_on_cpu: bool = MISSING

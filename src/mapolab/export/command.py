@@ -17,7 +17,7 @@ from mapolab.export.card import model_card
 from mapolab.export.formats import write_kohya, write_lora, write_pipeline, write_single_file, write_unet
 from mapolab.files import read_json, write_json, write_text
 from mapolab.models.precision import DTYPES
-from mapolab.training.checkpoint import FolderWriter
+from mapolab.training.folders import FolderWriter
 
 NEEDS_LORA = ("lora", "kohya")
 

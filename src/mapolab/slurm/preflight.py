@@ -1,5 +1,7 @@
-"""What can be known to be wrong before a job waits in the queue: partition, limits, memory, a folder that nodes cannot
-see. Each refusal names the fix. Where there is no Slurm to ask, as when writing a script elsewhere, nothing is asked."""
+"""What can be known to be wrong before a job waits in the queue: partition, limits, memory, a folder of this machine.
+
+Each refusal names the fix. Where there is no Slurm to ask, as when a script is written elsewhere, nothing is asked.
+"""
 
 import re
 import shutil

@@ -17,8 +17,8 @@ def failure(folder: SweepFolder, jobs: Sequence[Job], codes: dict[int, int]) -> 
         return None
     lines = [f"  job {job.number}: {folder.record(job.number).get('message', 'no message')}" for job in failed]
     return (
-        f"{len(failed)} of {len(jobs)} jobs did not finish. The others did; the same command runs only what is missing, "
-        f"and `mapolab status {folder.path}` shows each job and its own command.\n" + "\n".join(lines)
+        f"{len(failed)} of {len(jobs)} jobs did not finish. The same command runs only what is missing; "
+        f"`mapolab status {folder.path}` shows each job and its own command.\n" + "\n".join(lines)
     )
 
 

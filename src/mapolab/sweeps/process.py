@@ -19,13 +19,16 @@ OF_ONE_RUN = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_AD
 
 
 class Processes:
-    """Runs jobs on this machine, `parallel` at a time; one at a time they print to the terminal, else to their logs.
+    """Runs jobs on this machine, `parallel` at a time; a single one prints to the terminal, several to their logs.
 
-    gpus: indices shared out to the parallel jobs in equal parts; None leaves them as they are.
+    to_logs: also one at a time. gpus: indices, shared out to the parallel jobs in equal parts; None: each sees all.
     """
 
-    def __init__(self, folder: SweepFolder, parallel: int = 1, gpus: Sequence[int] | None = None):
+    def __init__(
+        self, folder: SweepFolder, parallel: int = 1, gpus: Sequence[int] | None = None, to_logs: bool = False
+    ):
         self.folder, self.parallel, self.gpus = folder, parallel, gpus
+        self.to_logs = to_logs or parallel > 1
         self.signal: int | None = None
 
     def run(self, jobs: Sequence[Job], say: Callable[[str], None] = print) -> dict[int, int]:
@@ -73,7 +76,7 @@ class Processes:
     def _start(self, job: Job, slot: int) -> subprocess.Popen[bytes]:
         note_job(self.folder.record_file(job.number), exit_code=None, message=None)
         log: IO[bytes] | None = None
-        if self.parallel > 1:
+        if self.to_logs:
             log = open(self.folder.log_file(job.number), "ab")  # noqa: SIM115, closed below
         try:
             # A group of its own: Ctrl-C in the terminal comes to us alone, and is passed on once.
@@ -108,7 +111,7 @@ class Processes:
             note_job(self.folder.record_file(job.number), exit_code=code, message=how)
         how = "finished" if code == 0 else f"ended with exit code {code}"
         status = RunFolder(job.run).manifest().get("status")
-        where = f", see {self.folder.log_file(job.number)}" if code and self.parallel > 1 else ""
+        where = f", see {self.folder.log_file(job.number)}" if code and self.to_logs else ""
         return f"Job {job.number} {how}{f' ({status})' if code and status else ''}{where}"
 
     def _note(self, number: int, frame: object) -> None:

@@ -63,7 +63,9 @@ def _states(folder: Path) -> list[JobState]:
     if (folder / "jobs").is_dir():
         sweep = SweepFolder(folder)
         return [job_state(job, sweep.record(job.number)) for job in sweep.jobs()]
-    runs = [folder] if (folder / "config.yaml").is_file() else sorted(file.parent for file in folder.glob("*/config.yaml"))
+    runs = (
+        [folder] if (folder / "config.yaml").is_file() else sorted(file.parent for file in folder.glob("*/config.yaml"))
+    )
     if not runs:
         raise UserError(
             f"{folder} holds no sweep and no run. Give a folder that `mapolab train -m` named, such as "

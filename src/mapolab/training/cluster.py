@@ -65,6 +65,6 @@ class SameStep(Callback):
         if len({*others}) > 1:
             steps = ", ".join(str(int(step)) for step in others)
             raise RunError(
-                f"The processes found different checkpoints (after steps {steps}, by rank). The run's folder is not yet "
-                "the same on all nodes; start again in a minute."
+                f"The processes found different checkpoints (after steps {steps}, by rank). The run's folder is not "
+                "yet the same on all nodes; start again in a minute."
             )

@@ -70,6 +70,25 @@ def check_held_out(config: dict[str, Any], source: Source) -> str | None:
     return check_split(source, prompts, image_ids, config["data"]["allow_overlap"], kept_in)
 
 
+def held_out_config(config: dict[str, Any]) -> dict[str, Any]:
+    """The config with the validation pairs as its data, as they are: nothing flipped, no label changed."""
+    data = config["data"]
+    changed = {
+        "path": data["validation_path"] or data["path"],
+        "split": data["validation_split"],
+        "shuffle_window": "all",
+        "num_workers": 0,
+        "flip_probability": 0.0,
+        "label_flip_probability": 0.0,
+        "label_noise_probability": 0.0,
+    }
+    if data["validation_path"]:
+        changed["revision"] = None
+    # An optimizer step has no meaning here: one forward pass must find its pairs.
+    single = {"trainer": config["trainer"] | {"gradient_accumulation": 1}}
+    return config | single | {"data": data | changed}
+
+
 def cache_spec(config: dict[str, Any], source: Source, sdxl: SDXL) -> CacheSpec:
     """The cache that a run with this config trains from."""
     data = config["data"]

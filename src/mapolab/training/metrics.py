@@ -52,10 +52,13 @@ class MetricsFile:
         self.columns = list(kept[0])
         write_text(self.path, _csv_text(self.columns, kept, header=True))
 
-    def append(self, row: dict[str, Any]) -> None:
-        """Add a row. The first one fixes the columns: what a method has no value for is an empty column."""
+    def append(self, row: dict[str, Any], columns: list[str] | None = None) -> None:
+        """Add a row. The first one fixes the columns: those given, or those of training, where what a method has no
+        value for is an empty column."""
         is_new = not self.columns
-        if is_new:
+        if is_new and columns is not None:
+            self.columns = columns
+        elif is_new:
             terms = [name for name in row if name.startswith("loss/")]
             others = ["gradient_norm", "learning_rate", *TIMINGS]
             self.columns = ["step", "consumed_samples", *CURVES, *terms, *others]

@@ -95,6 +95,30 @@ class AlignmentModule(LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The objective's loss of one forward pass, a scalar."""
+        result = self._result(batch)
+        if batch_idx % self.trainer.accumulate_grad_batches == 0:
+            self.record = StepRecord()
+        self.record.add(batch["positions"], result.per_sample, result.logs)
+        return result.loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """The loss and the objective's logs on one batch, scalars; nothing is dropped and nothing remembered."""
+        dropout, self.prompt_dropout = self.prompt_dropout, 0.0
+        training = [module for module in self.modules() if module.training]
+        self.eval()
+        try:
+            with torch.no_grad():
+                result = self._result(batch)
+        finally:
+            self.prompt_dropout = dropout
+            for module in training:
+                module.training = True
+        return {"loss": result.loss.float()} | {
+            name: torch.as_tensor(value, device=result.loss.device).float() for name, value in result.logs.items()
+        }
+
+    def _result(self, batch: Batch) -> Any:
+        """What the objective makes of a batch."""
         captions = batch.get("captions")
         if self.encoder is not None:
             batch = encode_batch(batch, self.encoder, self.seed, self.sample_posterior)
@@ -106,11 +130,7 @@ class AlignmentModule(LightningModule):
         weights = batch["weights"]
         if self.timesteps.weighting != "none":
             weights = weights * self.timesteps.weights(self.scheduler, task.timesteps[: len(weights)])
-        result = self.objective(pair_errors(errors, reference_errors, with_rejected, batch["labels"], weights))
-        if batch_idx % self.trainer.accumulate_grad_batches == 0:
-            self.record = StepRecord()
-        self.record.add(batch["positions"], result.per_sample, result.logs)
-        return result.loss
+        return self.objective(pair_errors(errors, reference_errors, with_rejected, batch["labels"], weights))
 
     def _errors(self, batch: Batch, captions: list[str] | None) -> tuple[Tensor, DenoisingTask]:
         task = self._task(self._with_prompts(batch, captions))

@@ -10,8 +10,8 @@ from mapolab import objectives
 from mapolab.data.prepared.prepare import prepare
 from mapolab.models.sdxl import SDXL
 from mapolab.training.data import cache_folder, cache_spec, open_data
-from mapolab.training.run import quiet_libraries
 from mapolab.training.stopping import StopRequest
+from mapolab.training.trainer import quiet_libraries
 
 
 def prepare_cache(config: dict[str, Any]) -> Path:

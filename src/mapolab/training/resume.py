@@ -4,7 +4,12 @@ import shutil
 import sys
 from pathlib import Path
 
-from mapolab.training.checkpoint import discard, fault
+from mapolab.training.folders import discard, fault
+
+
+def step_of(checkpoint: Path) -> int:
+    """Optimizer steps before a checkpoint."""
+    return int(checkpoint.name.removeprefix("step-"))
 
 
 class CheckpointFolder:
@@ -44,7 +49,8 @@ class CheckpointFolder:
         for leftover in self.path.glob(".*.tmp"):
             shutil.rmtree(leftover, ignore_errors=True)
 
-    def trim(self, keep: int) -> None:
-        """Remove all but the newest `keep`."""
+    def trim(self, keep: int, best: int | None = None) -> None:
+        """Remove all but the newest `keep` and the one of step `best`."""
         for checkpoint in self.all()[: -keep or None]:
-            discard(checkpoint)
+            if best is None or checkpoint != self.at(best):
+                discard(checkpoint)

@@ -1,22 +1,17 @@
 """`mapolab train`: from a resolved config to a finished run folder."""
 
-import contextlib
-import logging
+import errno
 import os
-import warnings
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-import transformers
-from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from safetensors import SafetensorError
 
 from mapolab import objectives
 from mapolab.config.identity import run_folder
-from mapolab.config.instantiate import instantiate
 from mapolab.config.printing import print_tree
 from mapolab.data.records import Source
 from mapolab.diffusion.timesteps import Timesteps
@@ -27,29 +22,21 @@ from mapolab.models.sdxl import SDXL
 from mapolab.runs import RunFolder, label, timestamp
 from mapolab.sweeps.folder import RECORD
 from mapolab.training.build import build_module, reference_kind
-from mapolab.training.checkpoint import FolderCheckpointIO, FolderWriter
-from mapolab.training.cluster import NoSignalHandlers, SameStep, cluster_environment
+from mapolab.training.cluster import SameStep
 from mapolab.training.cpu import tune_cpu
-from mapolab.training.data import build_datamodule, check_held_out, open_data
+from mapolab.training.data import build_datamodule, check_held_out, held_out_config, open_data
 from mapolab.training.ema import ExponentialMovingAverage
+from mapolab.training.folders import FolderWriter
 from mapolab.training.metrics import MetricsFile, StepMetrics, summary
 from mapolab.training.progress import progress_callbacks
 from mapolab.training.replaced import BrokenRows
 from mapolab.training.requeue import Requeue
-from mapolab.training.resume import CheckpointFolder
+from mapolab.training.resume import CheckpointFolder, step_of
 from mapolab.training.saving import SaveAndStop
 from mapolab.training.stopping import StopRequest
-from mapolab.training.strategies import build_strategy, check_options
-
-# Lightning's advice that does not apply here, with the reason.
-IRRELEVANT_WARNINGS = (
-    ".*`srun` command is available.*",  # a run outside of a job, on a machine that has Slurm
-    ".*does not have many workers.*",  # batches come from memory
-    ".*dataloader is not resumable.*",  # it is: it starts at the checkpoint's position
-    ".*smaller than the logging interval.*",  # metrics are written by StepMetrics
-    ".*module\\(s\\) in eval mode at the start of training.*",  # dropout-free; text encoders stay as they were
-    ".*isinstance\\(treespec, LeafSpec\\).*",  # between Lightning and torch
-)
+from mapolab.training.strategies import check_options, whole_state
+from mapolab.training.trainer import make_trainer, quiet_libraries
+from mapolab.training.validation import Validation
 
 
 def train(config: dict[str, Any], stop: StopRequest | None = None, requeue: Requeue | None = None) -> Path:
@@ -112,11 +99,36 @@ def _train_as_owner(config: dict[str, Any], folder: RunFolder, stop: StopRequest
         raise
     except Exception as error:
         failure = str(error) if isinstance(error, UserError | RunError) else f"{type(error).__name__}: {error}"
+        if is_disk_fault(error):
+            failure = (
+                f"The run in {folder.path} could not be written to: {error}. Its last checkpoint is sound. Make room"
+            )
+            failure += " or repair the disk; then the same command continues the run."
+            raise RunError(failure) from None
         raise
     finally:
-        figures = summary(MetricsFile(folder.path / "metrics.csv").rows())
-        finished = timestamp() if status == "finished" else None
+        _close(folder, status, failure)
+
+
+def _close(folder: RunFolder, status: str, failure: str | None) -> None:
+    """Note in the manifest how this stretch of the run ended."""
+    figures = summary(MetricsFile(folder.path / "metrics.csv").rows())
+    finished = timestamp() if status == "finished" else None
+    try:
         folder.update(status=status, failure=failure, finished=finished, **figures)
+    except OSError:
+        if failure is None:
+            raise
+        # The reason is on its way to the user; a full disk must not hide it.
+
+
+def is_disk_fault(error: Exception) -> bool:
+    """Whether the disk is full, over quota, read-only or broken. safetensors words it without a number."""
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
+    return isinstance(error, SafetensorError) and any(
+        os.strerror(number) in str(error) for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
+    )
 
 
 @dataclass(frozen=True)
@@ -143,9 +155,7 @@ def prepare(config: dict[str, Any]) -> Parts:
     return Parts(objective, source, sdxl, (note,) if note else ())
 
 
-def _fit(
-    config: dict[str, Any], parts: Parts, path: Path, stop: StopRequest, requeue: Requeue | None = None
-) -> None:
+def _fit(config: dict[str, Any], parts: Parts, path: Path, stop: StopRequest, requeue: Requeue | None = None) -> None:
     """Continue from the newest sound checkpoint if there is one, train, write the final weights."""
     settings = config["trainer"]
     pl.seed_everything(config["seed"], verbose=False)
@@ -155,14 +165,22 @@ def _fit(
     ema = ExponentialMovingAverage(settings["ema_decay"], settings["ema_on_cpu"]) if settings["ema_decay"] else None
     shown = "off" if rank_zero_only.rank else settings["progress"]
     display = progress_callbacks(shown, metrics, label(config["objective"]), settings["log_every"])
-    saving = SaveAndStop(checkpoints, settings["checkpoint_every"], settings["keep_checkpoints"], stop, requeue)
+    validation = _validation(config, parts, path)
+    saving = SaveAndStop(
+        checkpoints, settings["checkpoint_every"], settings["keep_checkpoints"], stop, requeue, validation
+    )
     datamodule = build_datamodule(config, parts.objective, parts.source, parts.sdxl)
     broken = BrokenRows(path / "broken_rows.csv", config["data"]["max_broken_share"], parts.source)
     broken.check_files()
-    callbacks = [callback for callback in (SameStep(), ema, metrics, *display, broken, saving) if callback is not None]
-    trainer = make_trainer(config, path, callbacks)
-    trainer.fit(module, datamodule, ckpt_path=checkpoints.newest_sound(set_aside=not rank_zero_only.rank))
-    state = trainer.strategy.lightning_module_state_dict()  # by all ranks: under FSDP each holds a part
+    callbacks = [
+        callback
+        for callback in (SameStep(), ema, metrics, *display, broken, validation, saving)
+        if callback is not None
+    ]
+    resumed = checkpoints.newest_sound(set_aside=not rank_zero_only.rank)
+    trainer = make_trainer(config, path, callbacks, step_of(resumed) if resumed else None)
+    trainer.fit(module, datamodule, ckpt_path=resumed)
+    state = whole_state(trainer.strategy)  # by all ranks: under FSDP each holds a part
     if trainer.is_global_zero:
         weights = ema.weights if ema else {name: state[name] for name in module.trained_names}
         about = module.model.about(module.trained_names)
@@ -170,38 +188,14 @@ def _fit(
             write_weights(target, weights, about)
 
 
-def make_trainer(config: dict[str, Any], path: Path, callbacks: list[Callback]) -> Trainer:
-    """Lightning's Trainer for this config. Raises UserError for an accelerator or strategy that this machine lacks."""
+def _validation(config: dict[str, Any], parts: Parts, path: Path) -> Validation | None:
+    """The look at held-out pairs, where the config asks for one."""
     settings = config["trainer"]
-    try:
-        trainer = Trainer(
-            accelerator=config["strategy"]["accelerator"],
-            strategy=build_strategy(config["strategy"]),
-            devices=config["strategy"]["devices"],
-            num_nodes=config["strategy"]["num_nodes"],
-            precision=settings["precision"],
-            max_steps=settings["max_steps"],
-            accumulate_grad_batches=settings["gradient_accumulation"],
-            gradient_clip_val=settings["gradient_clip_norm"],
-            callbacks=callbacks,
-            plugins=[FolderCheckpointIO(), *cluster_environment()],
-            logger=_logger(config["logger"], path) if config["logger"] else False,
-            default_root_dir=path,
-            use_distributed_sampler=False,  # positions are dealt out to ranks by MicroSteps
-            enable_progress_bar=False,
-            enable_model_summary=False,
-        )
-    except (pl.utilities.exceptions.MisconfigurationException, ValueError) as error:
-        raise UserError(f"Lightning refuses these settings: {error} Change strategy or trainer.") from None
-    trainer._signal_connector = NoSignalHandlers(trainer)
-    return trainer
-
-
-def _logger(logger: dict[str, Any], path: Path) -> Any:
-    """The tracker's logger, with its files inside the run folder."""
-    # W&B would otherwise count every continued run as a new one.
-    same_run = {"id": path.name, "resume": "allow"} if logger["_target_"].endswith("WandbLogger") else {}
-    return instantiate(logger, save_dir=str(path), **same_run)
+    if settings["validate_every"] is None:
+        return None
+    held_out = held_out_config(config)
+    datamodule = build_datamodule(held_out, parts.objective, open_data(held_out, parts.objective), parts.sdxl)
+    return Validation(path, datamodule, settings["validate_every"], settings["validation_pairs"], settings["keep_best"])
 
 
 def _notes(config: dict[str, Any], parts: Parts) -> list[str]:
@@ -220,22 +214,3 @@ def _notes(config: dict[str, Any], parts: Parts) -> list[str]:
     if config["trainer"]["ema_decay"]:
         notes.append(f"final weights are an average, decay {config['trainer']['ema_decay']}")
     return notes
-
-
-@contextlib.contextmanager
-def quiet_libraries() -> Iterator[None]:
-    """Silence notices about devices, tips, a bar for every file read, and the warnings that do not apply here."""
-    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
-    levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings():
-        for message in IRRELEVANT_WARNINGS:
-            warnings.filterwarnings("ignore", message)
-        for logger in loggers:
-            logger.setLevel(logging.WARNING)
-        transformers.utils.logging.disable_progress_bar()
-        try:
-            yield
-        finally:
-            transformers.utils.logging.enable_progress_bar()
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)

@@ -8,6 +8,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from mapolab.training.requeue import Requeue
 from mapolab.training.resume import CheckpointFolder
 from mapolab.training.stopping import StopRequest
+from mapolab.training.validation import Validation
 
 
 class SaveAndStop(Checkpoint):
@@ -15,14 +16,20 @@ class SaveAndStop(Checkpoint):
 
     Acts between optimizer steps only: there is no gradient in accumulation then, so nothing of a step can be lost or
     counted twice. Being a `Checkpoint`, it runs after all other callbacks, when EMA and metrics have seen the step.
-    requeue: on rank 0.
+    requeue: on rank 0. validation: whose best checkpoint stays, too.
     """
 
     def __init__(
-        self, checkpoints: CheckpointFolder, every: int, keep: int, stop: StopRequest, requeue: Requeue | None = None
+        self,
+        checkpoints: CheckpointFolder,
+        every: int,
+        keep: int,
+        stop: StopRequest,
+        requeue: Requeue | None = None,
+        validation: Validation | None = None,
     ):
         self.checkpoints, self.every, self.keep, self.stop = checkpoints, every, keep, stop
-        self.requeue = requeue
+        self.requeue, self.validation = requeue, validation
         self.saved_step = 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -37,13 +44,18 @@ class SaveAndStop(Checkpoint):
         # All ranks stop after the same step, also if the signal reached only one of them in time.
         stopping = trainer.strategy.reduce_boolean_decision(self.stop.wanted, all=False)
         self.stop.saving = stopping
-        if stopping or trainer.global_step % self.every == 0:
+        best = self.validation is not None and self.validation.is_new_best
+        if stopping or best or trainer.global_step % self.every == 0:
             self._save(trainer)
+        if best and trainer.is_global_zero:
+            trainer.strategy.checkpoint_io.finish()
+            self.validation.note_best(trainer.global_step)
         if stopping and trainer.global_step < trainer.max_steps:
             self._leave(trainer)
         self.stop.saving = False
 
     def _leave(self, trainer: Trainer) -> None:
+        trainer.strategy.checkpoint_io.finish()
         trainer.strategy.barrier()
         if self.requeue is not None:
             self.requeue.ask(trainer.global_step, self.stop.reason)
@@ -56,4 +68,4 @@ class SaveAndStop(Checkpoint):
         trainer.save_checkpoint(self.checkpoints.at(step))
         self.saved_step = step
         if trainer.is_global_zero:
-            self.checkpoints.trim(self.keep)
+            self.checkpoints.trim(self.keep, self.validation.best_step if self.validation else None)

@@ -8,6 +8,7 @@ rules.
 
 import inspect
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,15 +26,33 @@ from torch.distributed.fsdp import (
 
 from mapolab.config.suggest import did_you_mean
 from mapolab.errors import UserError
+from mapolab.training.checkpoint import write_divided
+from mapolab.training.shards import save_shards
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 class FolderFSDP(FSDPStrategy):
-    """Fully sharded data parallel; each transformer block and each resnet is a unit of its own."""
+    """Fully sharded data parallel; each transformer block and each resnet is a unit of its own.
+
+    state_dict_type: `full`, rank 0 gathers and writes all, or `sharded`, each rank writes what it has.
+    """
 
     def __init__(self, **options: Any):
-        super().__init__(auto_wrap_policy={BasicTransformerBlock, ResnetBlock2D}, state_dict_type="full", **options)
+        super().__init__(auto_wrap_policy={BasicTransformerBlock, ResnetBlock2D}, **options)
+
+    def whole_state(self) -> dict[str, Tensor]:
+        """The module's tensors, whole, on rank 0 (empty elsewhere). To be called by all ranks."""
+        whole = FullStateDictConfig(offload_to_cpu=True, rank0_only=True)
+        with FullyShardedDataParallel.state_dict_type(self.model, StateDictType.FULL_STATE_DICT, whole):
+            return self.model.state_dict()
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any | None = None) -> None:
+        path = Path(self.broadcast(filepath))
+        if self._state_dict_type == "sharded":
+            save_shards(self, checkpoint, path, write_divided)
+        elif self.is_global_zero:
+            self.checkpoint_io.save_checkpoint(checkpoint, path)
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
         """Called after the model is sharded; each rank reads the folder and keeps its part."""
@@ -42,7 +61,10 @@ class FolderFSDP(FSDPStrategy):
         with FullyShardedDataParallel.state_dict_type(self.model, StateDictType.FULL_STATE_DICT, *whole):
             self.model.load_state_dict(checkpoint["state_dict"], strict=self.lightning_module.strict_loading)
             for optimizer, saved in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
-                named = FullyShardedDataParallel.rekey_optim_state_dict(saved, OptimStateKeyType.PARAM_NAME, self.model)
+                named = saved
+                if all(isinstance(key, int) for key in saved["state"]):  # as rank 0 writes it
+                    by_name = OptimStateKeyType.PARAM_NAME
+                    named = FullyShardedDataParallel.rekey_optim_state_dict(saved, by_name, self.model)
                 optimizer.load_state_dict(
                     FullyShardedDataParallel.optim_state_dict_to_load(self.model, optimizer, named)
                 )
@@ -126,6 +148,13 @@ class FolderDeepSpeed(DeepSpeedStrategy):
 
     def _base_states(self) -> list[dict[str, Any]]:
         return list(self.deepspeed_engine.optimizer.optimizer.state.values())
+
+
+def whole_state(strategy: Strategy) -> dict[str, Tensor]:
+    """The module's tensors, on rank 0 at least; to be called by all ranks."""
+    if isinstance(strategy, FolderFSDP):
+        return strategy.whole_state()
+    return strategy.lightning_module_state_dict()
 
 
 CLASSES = {"ddp": DDPStrategy, "fsdp": FolderFSDP, "deepspeed": FolderDeepSpeed}

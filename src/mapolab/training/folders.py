@@ -1,0 +1,63 @@
+"""Folders that are whole or absent: written beside their place, flushed, renamed."""
+
+import os
+import secrets
+import shutil
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+
+from mapolab.files import fsync_folder, read_json, sha256
+
+
+class FolderWriter:
+    """A new folder for the `with` block; it takes its place, flushed to the disk, when the block ends without error."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}.tmp"
+
+    def __enter__(self) -> Path:
+        self.temporary.mkdir(parents=True)
+        return self.temporary
+
+    def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
+        if kind is not None:
+            shutil.rmtree(self.temporary, ignore_errors=True)
+            return
+        self.place(self.temporary)
+
+    def place(self, temporary: Path) -> None:
+        """Flush a written folder and give it its name, in the stead of one that has it."""
+        for folder, _, _ in os.walk(temporary):
+            fsync_folder(folder)
+        if self.path.exists():
+            discard(self.path)
+        temporary.rename(self.path)
+        fsync_folder(self.path.parent)
+
+
+def hashes(folder: Path, known: dict[str, str] | None = None) -> dict[str, str]:
+    """relative path -> SHA-256 of each file in the folder but its manifest. known: those that need no reading."""
+    files = sorted(file for file in folder.rglob("*") if file.is_file() and file.name != "manifest.json")
+    names = {file.relative_to(folder).as_posix(): file for file in files}
+    return {name: (known or {}).get(name) or sha256(file) for name, file in names.items()}
+
+
+def fault(folder: Path) -> str | None:
+    """What is wrong with a checkpoint, or None if every file is there and as it was written."""
+    try:
+        recorded = read_json(folder / "manifest.json")["files"]
+        found = hashes(folder)
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        return f"its manifest is unreadable ({type(error).__name__})"
+    damaged = sorted(name for name in recorded if found.get(name) != recorded[name])
+    return f"{damaged[0]} is missing or damaged" if damaged else None
+
+
+def discard(folder: Path) -> None:
+    """Remove a folder: first its name, in one step, then its content."""
+    doomed = folder.parent / f".{folder.name}.{secrets.token_hex(4)}.tmp"
+    folder.rename(doomed)
+    shutil.rmtree(doomed, ignore_errors=True)
