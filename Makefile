@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo study test test-full-size
+.PHONY: demo study test test-faults test-slurm test-full-size reliability
 
 # A short comparison of SFT, MaPO and Diffusion-DPO, ending in a report: about five minutes on two CPU cores.
 demo: $(VENV)/installed
@@ -19,6 +19,21 @@ test: $(VENV)/installed-test
 # SDXL's own UNet with random weights: about five minutes, 14 GB of memory, 5 GB of disk.
 test-full-size: $(VENV)/installed-test
 	$(BIN)/python -m pytest tests/full_size -m full_size -s
+
+# Real processes, killed and starved in every way we could think of: about ten minutes.
+test-faults: $(VENV)/installed-test
+	$(BIN)/python -m pytest tests/faults tests/sweeps -m faults
+
+# A Slurm of its own on this machine, started and stopped here, as root or not: about ten minutes. Debian's packages:
+# apt-get install slurmctld slurmd slurm-client munge. Without them the tests are skipped, and say so.
+test-slurm: $(VENV)/installed-test
+	$(BIN)/python -m pytest tests/slurm -m slurm
+
+# Both of them, and docs/reliability.md from what they saw.
+reliability: $(VENV)/installed-test
+	rm -rf outputs/reliability
+	RELIABILITY_ROWS=outputs/reliability $(BIN)/python -m pytest tests/faults tests/sweeps tests/slurm -m "faults or slurm or not slow"
+	$(BIN)/python scripts/reliability.py outputs/reliability
 
 # Stamps: nothing is installed again until pyproject.toml changes.
 $(VENV)/installed: pyproject.toml

@@ -1,126 +1,224 @@
 """Real processes of the real command, killed and asked to stop; the weights must not show it."""
 
-import json
+import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
+from processes import PATIENCE, curves, manifest, positions, start, steps_done, stop_after, weights
 
 from mapolab.training.run import train
 
-pytestmark = pytest.mark.faults
-PATIENCE = 600  # seconds; only a hang takes as long
+# Makes a save take a second, so that a signal can come in the middle of it.
+SLOW_SAVE = """
+import sys, time
+from mapolab.training import checkpoint
+write = checkpoint._write
+def slow(path, *rest):
+    write(path, *rest)
+    open(f"{path.parent.parent}/saving", "w").close()
+    time.sleep(1)
+checkpoint._write = slow
+from mapolab.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+NAN_ON_RANK_1 = """
+import os, sys, torch
+from mapolab.data.datamodule import PairDataModule
+move = PairDataModule.transfer_batch_to_device
+def poisoned(self, batch, device, index):
+    batch = move(self, batch, device, index)
+    if os.environ.get("LOCAL_RANK") == "1" and self.trainer.global_step == 10:
+        batch["chosen_latents"][0, 0, 0, 0] = float("nan")
+    return batch
+PairDataModule.transfer_batch_to_device = poisoned
+from mapolab.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
 
 
 @pytest.fixture
-def config(train_config: dict[str, Any], tmp_path: Path) -> dict[str, Any]:
-    """Everything that has a state at once. 10 pairs an epoch, 6 a step: most epochs end in the middle of a step."""
-    train_config["output_dir"] = str(tmp_path / "undisturbed")
-    train_config["objective"] = {"name": "diffusion_dpo", "beta": 200.0}
-    train_config["data"] |= {"flip_probability": 0.5, "vae_posterior": "sample"}
-    train_config["schedule"] = {"name": "cosine", "warmup_steps": 8}
-    train_config["trainer"] |= {"max_steps": 40, "gradient_accumulation": 3, "ema_decay": 0.99, "checkpoint_every": 4}
-    return train_config
-
-
-def command(config: dict[str, Any], run: Path, **changes: Any) -> list[str]:
-    """`python -m mapolab train ...` for a resolved config."""
-    groups = ["data=parquet_pairs", f"objective={config['objective']['name']}", "evaluation=pictures"]
-    values = {"name": config["name"], "seed": config["seed"], "output_root": config["output_root"]}
-    for block in ("model", "data", "objective", "schedule", "strategy", "trainer"):
-        values |= {f"{block}.{key}": value for key, value in config[block].items()}
-    values |= {"optimizer.lr": config["optimizer"]["lr"], "output_dir": run} | changes
-    overrides = [f"{key}={'null' if value is None else value}" for key, value in values.items()]
-    return [sys.executable, "-m", "mapolab", "train", *groups, *overrides]
-
-
-def start(config: dict[str, Any], run: Path, **changes: Any) -> subprocess.Popen[str]:
-    arguments = command(config, run, **changes)
-    return subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def steps_done(run: Path) -> int:
-    file = run / "metrics.csv"
-    return max(0, file.read_text().count("\n") - 1) if file.exists() else 0
-
-
-def stop_after(process: subprocess.Popen[str], run: Path, steps: int, number: signal.Signals) -> tuple[int, str]:
-    """Send a signal once the run has done so many steps; the exit code and what it said on stderr."""
-    deadline = time.monotonic() + PATIENCE
-    while steps_done(run) < steps and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.001)
-    process.send_signal(number)
-    _, errors = process.communicate(timeout=PATIENCE)
-    return process.returncode, errors
-
-
-def weights(run: Path) -> bytes:
-    return (run / "unet" / "diffusion_pytorch_model.safetensors").read_bytes()
-
-
-def curves(run: Path) -> list[str]:
-    """metrics.csv without the two columns that measure this machine."""
-    return [line.rsplit(",", 2)[0] for line in (run / "metrics.csv").read_text().splitlines()]
-
-
-def manifest(run: Path) -> dict[str, Any]:
-    return json.loads((run / "manifest.json").read_text())
-
-
-@pytest.fixture
-def undisturbed(config: dict[str, Any]) -> Path:
-    process = start(config, Path(config["output_dir"]))
+def undisturbed(faults_config) -> Path:
+    process = start(faults_config, Path(faults_config["output_dir"]))
     output, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, output + errors
-    return Path(config["output_dir"])
+    return Path(faults_config["output_dir"])
 
 
-def test_killed_twice_a_run_ends_with_the_same_weights(config, undisturbed, tmp_path):
+# In the default suite too: the promise that everything rests on.
+def test_killed_twice_a_run_ends_with_the_same_weights(faults_config, undisturbed, tmp_path, reliability):
     """Once in mid-epoch and mid-way between checkpoints, once epochs later, on other numbers of workers each time."""
     run = tmp_path / "killed"
     for steps, workers in ((6, 0), (22, 2)):
-        code, errors = stop_after(start(config, run, **{"data.num_workers": workers}), run, steps, signal.SIGKILL)
+        code, errors = stop_after(
+            start(faults_config, run, **{"data.num_workers": workers}), run, steps, signal.SIGKILL
+        )
         assert code == -signal.SIGKILL, errors
         assert manifest(run)["status"] == "running"
         assert steps <= steps_done(run) < 40
         assert not (run / "unet").exists()
-    process = start(config, run, **{"data.num_workers": 1})
+    process = start(faults_config, run, **{"data.num_workers": 1})
     _, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, errors
     assert weights(run) == weights(undisturbed)
     assert curves(run) == curves(undisturbed)
     assert manifest(run)["status"] == "finished"
     assert manifest(run)["restarts"] == 2
+    reliability(
+        "kill -9 twice, in mid-epoch and epochs later, with 0, 2 and 1 loader processes",
+        "the same command continues; same weights and metrics",
+        "weights and metrics equal to the bit, two restarts counted",
+    )
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_asked_to_stop_a_run_saves_itself_between_two_steps(config, tmp_path, number, code):
+@pytest.mark.faults
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2])
+def test_asked_to_stop_a_run_saves_itself_between_two_steps(faults_config, tmp_path, reliability, number):
     run = tmp_path / "stopped"
-    found, errors = stop_after(start(config, run, **{"data.num_workers": 1}), run, 5, number)
-    assert found == code, errors
+    found, errors = stop_after(start(faults_config, run, **{"data.num_workers": 1}), run, 5, number)
+    assert found == 128 + number, errors
     assert "Traceback" not in errors
     assert "The same command continues the run" in errors
     assert manifest(run)["status"] == "interrupted"
     steps = steps_done(run)
     # Nothing of a finished step is lost, although no checkpoint was due.
     assert (run / "checkpoints" / f"step-{steps:08d}").is_dir()
-    train(config)
-    train(config | {"output_dir": str(run)})
-    assert weights(run) == weights(Path(config["output_dir"]))
-    assert curves(run) == curves(Path(config["output_dir"]))
+    train(faults_config)
+    train(faults_config | {"output_dir": str(run)})
+    assert weights(run) == weights(Path(faults_config["output_dir"]))
+    assert curves(run) == curves(Path(faults_config["output_dir"]))
+    reliability(
+        f"{number.name} in mid-step",
+        "the step ends, is saved, and the run leaves; same weights",
+        f"saved after step {steps}, exit code {found}, weights and metrics equal to the bit",
+    )
 
 
-def test_a_broken_checkpoint_costs_its_steps_and_nothing_else(config, tmp_path, capfd):
-    run = tmp_path / "damaged"
-    stop_after(start(config, run), run, 14, signal.SIGKILL)
-    newest = max((run / "checkpoints").glob("step-*"))
-    with open(newest / "training_state.safetensors", "r+b") as file:
-        file.truncate(1000)
-    train(config)
-    train(config | {"output_dir": str(run)})
-    assert f"{newest} is broken" in capfd.readouterr().err
-    assert weights(run) == weights(Path(config["output_dir"]))
+@pytest.mark.faults
+def test_a_signal_while_loading_ends_the_run_at_once(faults_config, tmp_path, reliability):
+    """Held back until the command listens, so that it never just dies."""
+    process = start(faults_config, tmp_path / "run")
+    time.sleep(1.0)  # in the middle of its imports
+    process.send_signal(signal.SIGUSR1)
+    _, errors = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 128 + signal.SIGUSR1, errors
+    assert "Stopped by SIGUSR1" in errors and "Traceback" not in errors
+    reliability("SIGUSR1 while the libraries load", "an orderly end", "exit code 138 and one sentence")
+
+
+@pytest.mark.faults
+def test_more_signals_during_the_save_do_no_harm(faults_config, tmp_path, reliability):
+    run = tmp_path / "run"
+    faults_config["trainer"]["checkpoint_every"] = 1000
+    process = start(faults_config, run, SLOW_SAVE)
+    deadline = time.monotonic() + PATIENCE
+    while steps_done(run) < 5 and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.001)
+    process.send_signal(signal.SIGTERM)
+    while not (run / "saving").exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.001)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGINT):
+        process.send_signal(number)
+        time.sleep(0.05)
+    _, errors = process.communicate(timeout=PATIENCE)
+    assert process.returncode in (128 + signal.SIGINT, 143), errors
+    assert "Traceback" not in errors
+    assert (run / "checkpoints" / f"step-{steps_done(run):08d}").is_dir()
+    train(faults_config)
+    train(faults_config | {"output_dir": str(run)})
+    assert weights(run) == weights(Path(faults_config["output_dir"]))
+    reliability("Four more signals during the save", "no harm", "checkpoint whole, orderly end, same weights")
+
+
+@pytest.mark.faults
+def test_killed_during_validation(faults_config, tmp_path, reliability):
+    """Half of the time goes into validation here, so a kill at its row's beginning falls into it."""
+    changes = {
+        "trainer.validate_every": 1, "trainer.validation_pairs": 10, "trainer.keep_best": "loss",
+        "data.validation_path": faults_config["data"]["path"], "data.batch_size": 2,
+    }  # fmt: skip
+    alone = tmp_path / "alone"
+    _, errors = (process := start(faults_config, alone, **changes)).communicate(timeout=PATIENCE)
+    assert process.returncode == 0, errors
+    run = tmp_path / "killed"
+    for steps in (9, 23):
+        code, errors = stop_after(start(faults_config, run, **changes), run, steps, signal.SIGKILL)
+        assert code == -signal.SIGKILL, errors
+    _, errors = (process := start(faults_config, run, **changes)).communicate(timeout=PATIENCE)
+    assert process.returncode == 0, errors
+    for file in ("validation.csv", "best.json", "unet/diffusion_pytorch_model.safetensors"):
+        assert (run / file).read_bytes() == (alone / file).read_bytes()
+    assert {path.name for path in run.glob("checkpoints/*")} == {path.name for path in alone.glob("checkpoints/*")}
+    reliability(
+        "kill -9 during validation, twice",
+        "validation.csv, the best checkpoint and the weights as if nothing had happened",
+        "all three equal to the bit, and the same checkpoints kept",
+    )
+
+
+@pytest.mark.faults
+def test_nan_on_one_rank_stops_all_with_weights_untouched(faults_config, tmp_path, reliability):
+    run = tmp_path / "run"
+    faults_config["trainer"]["ema_decay"] = None
+    two = {"strategy": "ddp", "strategy.devices": 2, "trainer.checkpoint_every": 1, "data.batch_size": 1}
+    two |= {"strategy.options": "{}", "strategy.num_nodes": 1, "strategy.strategy": "ddp"}
+    process = start(faults_config, run, NAN_ON_RANK_1, **two)
+    _, errors = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 1, errors
+    assert "is not finite" in errors and "The weights were not updated" in errors
+    assert steps_done(run) == 10
+    assert max(path.name for path in run.glob("checkpoints/step-*")) == "step-00000010"
+    assert not (run / "unet").exists()
+    assert manifest(run)["status"] == "failed"
+    time.sleep(0.5)
+    assert not any(str(run) in command for command in _commands()), "a rank stayed behind"
+    reliability(
+        "One of two ranks gets a NaN",
+        "all stop before the update, with the reason; no process stays",
+        "exit code 1 naming the step, newest checkpoint from before it, no process left",
+    )
+
+
+def _commands() -> list[str]:
+    found = []
+    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            found.append(entry.read_text())
+        except OSError:
+            continue
+    return found
+
+
+@pytest.mark.faults
+def test_a_second_process_on_one_folder_is_refused(faults_config, tmp_path, reliability):
+    run = tmp_path / "run"
+    faults_config["trainer"]["max_steps"] = 2000
+    first = start(faults_config, run)
+    deadline = time.monotonic() + PATIENCE
+    while steps_done(run) < 3 and first.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.001)
+    second = start(faults_config, run)
+    _, errors = second.communicate(timeout=PATIENCE)
+    assert second.returncode == 2
+    assert f"Another process is working on {run}" in errors
+    code, errors = stop_after(first, run, 0, signal.SIGTERM)
+    assert code == 143, errors
+    assert positions(run) == [6 * step for step in range(1, steps_done(run) + 1)]
+    reliability(
+        "Two processes on one run folder", "the second refuses", "exit code 2 with the reason; the first unharmed"
+    )
+
+
+@pytest.mark.faults
+def test_killed_while_a_checkpoint_is_written_in_the_background(faults_config, tmp_path, reliability):
+    run, changes = tmp_path / "run", {"trainer.checkpoint_in_background": "true", "trainer.checkpoint_every": 2}
+    train(faults_config)
+    for steps in (7, 21):
+        code, errors = stop_after(start(faults_config, run, **changes), run, steps, signal.SIGKILL)
+        assert code == -signal.SIGKILL, errors
+    _, errors = (process := start(faults_config, run, **changes)).communicate(timeout=PATIENCE)
+    assert process.returncode == 0, errors
+    assert weights(run) == weights(Path(faults_config["output_dir"]))
+    reliability("kill -9 twice, checkpoints written in the background", "same weights", "weights equal to the bit")
+    assert os.listdir(run / "checkpoints")

@@ -1,6 +1,7 @@
 """A preempted run in a Slurm job asks Slurm, once and not forever, to run the job again."""
 
 import os
+import time
 from typing import Any
 
 from mapolab.errors import Interrupted, RunError
@@ -26,7 +27,8 @@ class Requeue:
         """When the run is to leave by itself, in seconds since the epoch; None without a known time limit."""
         if self.job is None or self.job.ends_at is None or seconds_before is None:
             return None
-        return self.job.ends_at - seconds_before
+        # A short job still gets most of its time, whatever the setting.
+        return self.job.ends_at - min(seconds_before, (self.job.ends_at - time.time()) / 4)
 
     def ask(self, step: int, reason: str) -> None:
         """Requeue the job of a run that has saved itself after `step` optimizer steps; outside of Slurm do nothing.
