@@ -39,7 +39,7 @@ def fill(disk: Path) -> Path:
 
 
 def test_a_full_disk_is_said_clearly_and_costs_nothing(faults_config, small_disk, tmp_path, reliability):
-    faults_config["trainer"]["max_steps"] = 400
+    faults_config["trainer"]["max_steps"] = 150
     alone = train(faults_config | {"output_dir": str(tmp_path / "alone")})
     run = small_disk / "run"
     process = start(faults_config, run, **{"data.cache_folder": tmp_path / "cache"})

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -25,9 +24,13 @@ def arguments(config: dict[str, Any], run: Path, **changes: Any) -> list[str]:
 
 def start(config: dict[str, Any], run: Path, program: str | None = None, **changes: Any) -> subprocess.Popen[str]:
     """The real command; program: code that does something to it first and then calls `main`."""
-    command = [sys.executable, *(["-c", program] if program else ["-m", "mapolab"]), *arguments(config, run, **changes)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    how = ["-m", "mapolab"]
+    if program:
+        script = run.with_suffix(".py")  # a file, since Lightning starts further ranks by its name
+        script.write_text(program)
+        how = [str(script)]
+    command = [sys.executable, *how, *arguments(config, run, **changes)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def steps_done(run: Path) -> int:
