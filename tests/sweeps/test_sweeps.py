@@ -39,8 +39,8 @@ def only_sweep(folder: Path) -> SweepFolder:
     return SweepFolder(path)
 
 
-@pytest.mark.slow
-def test_each_job_has_two_ranks_one_folder_and_its_own_overrides(settings, tmp_path):
+@pytest.mark.faults
+def test_each_job_has_two_ranks_one_folder_and_its_own_overrides(settings, tmp_path, reliability):
     two = ["strategy=ddp", "strategy.devices=2", "strategy.accelerator=cpu"]
     code, said = mapolab(tmp_path, *settings, *two, "-m", "seed=0,1,2")
     assert code == 0, said
@@ -50,6 +50,11 @@ def test_each_job_has_two_ranks_one_folder_and_its_own_overrides(settings, tmp_p
     code, said = mapolab(tmp_path, *settings, *two, "seed=1", "output_dir=alone")
     assert code == 0, said
     assert weights(runs[1]) == weights(tmp_path / "alone")
+    reliability(
+        "Sweep of three jobs with two processes each",
+        "one folder a job, its own overrides on every rank, the environment restored",
+        "three folders, three seeds, three results; one of them again alone: equal to the bit",
+    )
 
 
 @pytest.mark.slow
@@ -66,13 +71,13 @@ def test_a_failed_job_stops_no_other_and_shows_in_the_exit_code(settings, tmp_pa
     assert code == 0
     assert "2 finished, 1 failed" in said
     command = next(line.split(": ", 1)[1] for line in said.splitlines() if line.strip().startswith("job 1: mapolab"))
-    assert rates.split(",")[1] in command
+    assert "optimizer.lr=1e+30" in command
     grid = (folder.path / "grid.csv").read_text().splitlines()
     assert len(grid) == 4 and grid[0].startswith("job,") and "mapolab train" in grid[1]
 
 
-@pytest.mark.slow
-def test_stopped_by_a_signal_a_sweep_goes_on_where_it_was(settings, tmp_path):
+@pytest.mark.faults
+def test_stopped_by_a_signal_a_sweep_goes_on_where_it_was(settings, tmp_path, reliability):
     sweep = [*settings, "-m", "seed=0,1", "trainer.max_steps=150"]
     command = [sys.executable, "-m", "mapolab", *sweep]
     process = subprocess.Popen(command, cwd=tmp_path, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
@@ -94,6 +99,11 @@ def test_stopped_by_a_signal_a_sweep_goes_on_where_it_was(settings, tmp_path):
     assert code == 0, said
     code, said = mapolab(tmp_path, *settings, "trainer.max_steps=150", "seed=0", "output_dir=alone")
     assert weights(run) == weights(tmp_path / "alone")
+    reliability(
+        "Ctrl-C in a sweep",
+        "the running job saves itself, no other starts; the same command goes on",
+        "exit code 130, one job stopped and one waiting; then both finished, weights equal to the bit",
+    )
 
 
 def test_a_wrong_job_is_refused_before_any_starts(settings, tmp_path):
@@ -155,7 +165,7 @@ def test_a_grid_gives_each_objective_its_best_rate(settings, tmp_path):
     assert len(read_json(tmp_path / "grid" / "jobs" / "3.json")["arguments"]) > 3
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 def test_jobs_run_on_ray(settings, tmp_path):
     pytest.importorskip("ray")
     code, said = mapolab(tmp_path, *settings, "-m", "seed=0,1", "hydra/launcher=ray")

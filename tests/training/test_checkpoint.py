@@ -4,11 +4,14 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 
+from mapolab.errors import UserError
+from mapolab.files import read_json, write_json
 from mapolab.models.sdxl import SDXL
 from mapolab.models.trained import unet_config
-from mapolab.training.checkpoint import FolderCheckpointIO
-from mapolab.training.folders import FolderWriter
+from mapolab.training.checkpoint import FORMAT, FolderCheckpointIO
+from mapolab.training.folders import FolderWriter, fault
 from mapolab.training.resume import CheckpointFolder
+from mapolab.training.run import train
 
 
 @pytest.fixture
@@ -83,3 +86,34 @@ def test_leftovers_of_a_kill_are_swept_and_old_checkpoints_trimmed(folder):
     folder.sweep()
     folder.trim(keep=2)
     assert sorted(path.name for path in folder.path.iterdir()) == ["step-00000004", "step-00000006"]
+
+
+def test_formats_are_read_up_to_our_own(train_config):
+    """One without a number is format 1; one from the future is refused, not set aside as broken."""
+    run = train(train_config)
+    checkpoint = run / "checkpoints" / "step-00000006"
+    manifest = read_json(checkpoint / "manifest.json")
+    write_json(checkpoint / "manifest.json", {key: value for key, value in manifest.items() if key != "format"})
+    assert FolderCheckpointIO().load_checkpoint(checkpoint)["global_step"] == 6
+    write_json(checkpoint / "manifest.json", manifest | {"format": FORMAT + 1})
+    shutil.rmtree(run / "unet")
+    write_json(run / "manifest.json", read_json(run / "manifest.json") | {"status": "running"})
+    with pytest.raises(UserError, match=f"has format {FORMAT + 1}; this version of mapolab reads up to {FORMAT}"):
+        train(train_config)
+    assert checkpoint.is_dir()
+
+
+def test_what_is_written_in_the_background_is_what_was_there_when_asked(train_config, tmp_path):
+    io = FolderCheckpointIO(in_background=True)
+    path = train(train_config) / "checkpoints" / "step-00000006"
+    content = io.load_checkpoint(path)
+    name, before = next((name, tensor.clone()) for name, tensor in content["state_dict"].items())
+    io.save_checkpoint(content, tmp_path / "copy")
+    content["state_dict"][name].zero_()  # training goes on
+    io.finish()
+    assert fault(tmp_path / "copy") is None
+    assert torch.equal(io.load_checkpoint(tmp_path / "copy")["state_dict"][name], before)
+    (tmp_path / "file").touch()
+    io.save_checkpoint(content, tmp_path / "file" / "copy")  # no folder can be there
+    with pytest.raises(OSError):
+        io.finish()

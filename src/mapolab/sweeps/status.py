@@ -40,14 +40,15 @@ def status(arguments: Sequence[str]) -> None:
         raise UserError("Give the folder of a sweep: mapolab status outputs/sweeps/<name>.")
     console = Console()
     if "--once" in arguments or not console.is_terminal:
-        console = console if console.is_terminal else Console(file=sys.stdout, width=200)
-        console.print(_shown(_look(folders)))
+        states = _look(folders)
+        (console if console.is_terminal else Console(file=sys.stdout, width=200)).print(_shown(states))
+        print("\n".join(_commands(states)))  # whole lines, to be copied
         return
     try:
         with Live(console=console, screen=False, auto_refresh=False) as live:
             while True:
                 states = _look(folders)
-                live.update(_shown(states), refresh=True)
+                live.update(Group(_shown(states), *_commands(states)), refresh=True)
                 if not {"running", "waiting", "preempted"} & {state.state for state in states}:
                     return
                 time.sleep(BETWEEN_LOOKS)
@@ -82,7 +83,7 @@ def _shown(states: Sequence[JobState]) -> Group:
         table.add_row(*_row(item))
     counts = Counter(item.state for item in states)
     total = Text(", ".join(f"{count} {name}" for name, count in counts.items()))
-    return Group(table, total, *_commands(states))
+    return Group(table, total)
 
 
 def _row(item: JobState) -> list[Text]:
@@ -102,13 +103,13 @@ def _row(item: JobState) -> list[Text]:
     return [Text(cell, style=COLOURS.get(item.state, "") if at == 2 else "") for at, cell in enumerate(cells)]
 
 
-def _commands(states: Sequence[JobState]) -> list[Text]:
+def _commands(states: Sequence[JobState]) -> list[str]:
     """How to continue what does not continue by itself."""
     ended = [item for item in states if item.state in ("failed", "stopped") and len(item.job.arguments) > 1]
     if not ended:
         return []
-    lines = [Text(f"  job {item.job.number}: {item.job.command}", no_wrap=True, overflow="fold") for item in ended]
-    return [Text("To continue (the sweep's own command again does it for all):"), *lines]
+    lines = [f"  job {item.job.number}: {item.job.command}" for item in ended]
+    return ["To continue (the sweep's own command again does it for all):", *lines]
 
 
 def duration(seconds: float) -> str:

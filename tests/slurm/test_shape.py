@@ -1,0 +1,79 @@
+"""What a job asks for; without Slurm."""
+
+import subprocess
+
+import pytest
+
+from mapolab.config.compose import compose
+from mapolab.errors import UserError
+from mapolab.slurm.script import batch_script
+from mapolab.slurm.shape import Shape, limit_seconds
+from mapolab.sweeps.folder import Job, SweepFolder, sweep_name
+
+LAUNCHER = {
+    "partition": "gpu", "account": None, "qos": None, "constraint": None, "nodes": 2, "gpus_per_node": "auto",
+    "cpus_per_task": 4, "memory": None, "time": "12:00:00", "parallel": 2, "setup": ["module load cuda"],
+    "wrap": "apptainer exec image.sif", "extra": ["--reservation=course"],
+}  # fmt: skip
+
+
+def shape(*overrides: str, **settings) -> Shape:
+    ddp = ["strategy=ddp", "strategy.devices=8", "strategy.num_nodes=2"]
+    return Shape.of(compose("train", [*ddp, *overrides]), LAUNCHER | settings)
+
+
+@pytest.mark.parametrize(
+    ("written", "seconds"),
+    # sbatch's manual: minutes, minutes:seconds, hours:minutes:seconds, days-hours, days-hours:minutes:seconds
+    [("90", 5400), ("1:30", 90), ("2:00:00", 7200), ("1-12", 129600), ("1-00:30:05", 88205), (15, 900)],
+)
+def test_limits_are_read_as_slurm_reads_them(written, seconds):
+    assert limit_seconds(written) == seconds
+
+
+def test_a_job_has_a_process_and_a_gpu_for_each_device():
+    assert shape() == Shape(nodes=2, tasks_per_node=8, gpus_per_node=8, seconds=43200, notice=120)
+    assert shape("strategy.accelerator=cpu").gpus_per_node == 0
+    assert shape("strategy.devices=auto", gpus_per_node=4).tasks_per_node == 4
+
+
+@pytest.mark.parametrize(
+    ("overrides", "settings", "message"),
+    [
+        ([], {"nodes": 3}, "strategy.num_nodes=auto"),
+        ([], {"gpus_per_node": 4}, "hydra.launcher.gpus_per_node=8, or strategy.devices=4"),
+        (["strategy.devices=auto"], {}, "nothing says how many devices"),
+        (["strategy.devices=[0,1]"], {}, "Set strategy.devices=2"),
+        (["strategy.strategy=auto"], {}, "Set strategy=ddp"),
+        ([], {"time": "3"}, "lower preemption.save_before_limit"),
+        ([], {"time": "soon"}, "Give minutes"),
+    ],
+)
+def test_contradictions_are_refused_with_the_fix(overrides, settings, message):
+    with pytest.raises(UserError, match=message.replace("[", r"\[")):
+        shape(*overrides, **settings)
+
+
+def test_the_script_is_bash_that_says_what_was_asked(tmp_path):
+    jobs = [Job(number, ["train", "objective=mapo", f"name='it''s {number}'"], tmp_path) for number in (0, 3)]
+    script = batch_script(SweepFolder(tmp_path / "sweep"), jobs, shape(), LAUNCHER)
+    for line in ("--array=0,3%2", "--nodes=2", "--ntasks-per-node=8", "--gpus-per-node=8", "--partition=gpu",
+                 "--signal=USR1@120", "--requeue", "--reservation=course"):  # fmt: skip
+        assert f"#SBATCH {line}\n" in script
+    assert "None" not in script
+    # Run by bash itself, with srun as a function that shows what it would start.
+    fake = 'srun() { printf "%s|" "$@"; }\nexport SLURM_ARRAY_TASK_ID=3\nmodule() { :; }\n'
+    runnable = fake + script.replace("exec srun", "srun")
+    shown = subprocess.run(["bash", "-euc", runnable], capture_output=True, text=True, check=True).stdout.split("|")
+    assert shown[:4] == ["--kill-on-bad-exit=1", "apptainer", "exec", "image.sif"]
+    assert shown[5:-1] == ["-m", "mapolab", *jobs[1].arguments]
+
+
+def test_a_sweeps_name_is_what_varies_and_the_same_however_it_is_launched():
+    sweep = ["objective=sft,mapo", "seed=0,1", "name=x"]
+    name = sweep_name(sweep)
+    assert name.startswith("objective+seed-")
+    assert name == sweep_name(["name=x", "seed=0,1", "hydra/launcher=slurm", "objective=sft,mapo", "-m"])
+    assert name != sweep_name([*sweep, "data.batch_size=2"])
+    assert sweep_name(["sweep=mapo_beta"]).startswith("mapo_beta-")
+    assert sweep_name(["optimizer.lr=tag(log, interval(1e-6,1e-3))"]).startswith("lr-")
