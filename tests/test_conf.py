@@ -22,6 +22,7 @@ GROUPS = (
     "schedule",
     "strategy",
     "trainer",
+    "preemption",
     "evaluation",
     "logger",
 )
@@ -30,7 +31,8 @@ OPTIONS = sorted((file.parent.name, file.stem) for file in conf_folder().glob("*
 
 def test_every_file_is_a_command_a_group_or_an_experiment() -> None:
     assert {file.stem for file in conf_folder().glob("*.yaml")} == set(COMMANDS)
-    assert {folder.name for folder in conf_folder().iterdir() if folder.is_dir()} == {*GROUPS, "lora", "experiment"}
+    folders = {*GROUPS, "lora", "experiment", "sweep", "hydra"}
+    assert {folder.name for folder in conf_folder().iterdir() if folder.is_dir()} == folders
 
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
@@ -42,6 +44,18 @@ def test_every_option_composes(group: str, option: str) -> None:
 def test_every_experiment_composes_under_its_own_name(file: Path) -> None:
     config = compose("train", [f"experiment={file.stem}", *NEEDED.get(file.stem, [])])
     assert config["name"] and config["trainer"]["max_steps"] > 0
+
+
+@pytest.mark.parametrize("file", sorted((conf_folder() / "sweep").glob("*.yaml")), ids=lambda file: file.stem)
+def test_every_sweep_composes_and_evaluates_what_it_searches_by(file: Path) -> None:
+    config = compose("train", [f"sweep={file.stem}"])
+    assert config["evaluation"]["after_training"] and "validation" in config["evaluation"]["prompts"]
+
+
+@pytest.mark.parametrize("kind", ["launcher", "sweeper"])
+def test_every_launcher_and_sweeper_composes(kind: str) -> None:
+    for file in (conf_folder() / "hydra" / kind).glob("*.yaml"):
+        assert compose("train", [f"hydra/{kind}={file.stem}"])["seed"] == 0
 
 
 def test_evaluate_and_compare_compose() -> None:
