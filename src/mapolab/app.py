@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mapolab.errors import Interrupted, RunError, UserError, report
+from mapolab.training.stopping import release_signals
 
 # Where each command's work is done: module and function, called with the checked config.
 COMMANDS = {
@@ -122,6 +123,8 @@ def run_job(command: str, composed: Any) -> None:
     config = load(composed, command)
     checks.check(config, command)
     tiny_base = command == "train" and config["task"] == "tiny_base"
+    if tiny_base:  # it saves now and then, and ends at a signal like any program
+        release_signals()
     module, function = TINY_BASE if tiny_base else COMMANDS[command]
     getattr(importlib.import_module(module), function)(config)
 
@@ -134,11 +137,12 @@ def run_as_process(composed: Any, hydra: Any) -> None:
     """
     from mapolab.config.identity import run_folder
     from mapolab.config.load import load
+    from mapolab.sweeps.compose import config_dir_options
     from mapolab.sweeps.folder import Job, SweepFolder
     from mapolab.sweeps.outcome import failure
     from mapolab.sweeps.process import Processes
 
-    arguments = ["train", *hydra.overrides.task, "hydra.mode=RUN"]
+    arguments = ["train", *config_dir_options(hydra), *hydra.overrides.task, "hydra.mode=RUN"]
     job = Job(int(hydra.job.num), arguments, Path(run_folder(load(composed, "train"))))
     folder = SweepFolder(Path(hydra.sweep.dir))
     folder.add([job])

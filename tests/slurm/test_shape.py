@@ -33,6 +33,7 @@ def test_limits_are_read_as_slurm_reads_them(written, seconds):
 
 def test_a_job_has_a_process_and_a_gpu_for_each_device():
     assert shape() == Shape(nodes=2, tasks_per_node=8, gpus_per_node=8, seconds=43200, notice=120)
+    assert shape(time="9").notice is None  # Slurm sends it up to a minute early
     assert shape("strategy.accelerator=cpu").gpus_per_node == 0
     assert shape("strategy.devices=auto", gpus_per_node=4).tasks_per_node == 4
 
@@ -65,8 +66,10 @@ def test_the_script_is_bash_that_says_what_was_asked(tmp_path):
     fake = 'srun() { printf "%s|" "$@"; }\nexport SLURM_ARRAY_TASK_ID=3\nmodule() { :; }\n'
     runnable = fake + script.replace("exec srun", "srun")
     shown = subprocess.run(["bash", "-euc", runnable], capture_output=True, text=True, check=True).stdout.split("|")
-    assert shown[:4] == ["--kill-on-bad-exit=1", "apptainer", "exec", "image.sif"]
-    assert shown[5:-1] == ["-m", "mapolab", *jobs[1].arguments]
+    assert shown[:6] == [
+        "--kill-on-bad-exit=1", "env", "--block-signal=USR1,USR2,TERM", "apptainer", "exec", "image.sif",
+    ]  # fmt: skip
+    assert shown[7:-1] == ["-m", "mapolab", *jobs[1].arguments]
 
 
 def test_a_sweeps_name_is_what_varies_and_the_same_however_it_is_launched():

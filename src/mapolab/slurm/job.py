@@ -41,9 +41,8 @@ class SlurmJob:
         Slurm ends all processes of the job then. A job that Slurm is ending already stays as it is: to requeue one that
         somebody cancelled would bring it back to life, and one that Slurm itself preempts comes back anyway.
         """
-        state = describe(self.name).get("JobState", "")
-        timed_out = self.ends_at is not None and time.time() >= self.ends_at - 1
-        if state in ("COMPLETING", "CANCELLED") and not timed_out:
+        facts = describe(self.name)
+        if facts.get("JobState") in ("COMPLETING", "CANCELLED") and not _timed_out(facts):
             return "Slurm is ending the job already, cancelled or requeued by Slurm itself"
         for attempt in range(TRIES):
             answer = _ask("scontrol", "requeue", self.name)
@@ -66,6 +65,17 @@ def describe(name: str) -> dict[str, str]:
     if answer is None or answer.returncode:
         return {}
     return dict(re.findall(r"(\w+)=(\S*)", answer.stdout))
+
+
+def _timed_out(facts: dict[str, str]) -> bool:
+    """Whether a job that Slurm is ending has reached its time limit, as it is now: it can be changed meanwhile."""
+    days, _, clock = facts.get("TimeLimit", "").rpartition("-")
+    parts = clock.split(":")
+    started = _seconds(facts.get("StartTime", ""))
+    if started is None or len(parts) != 3 or not all(part.isdigit() for part in parts):  # UNLIMITED, say
+        return False
+    hours, minutes, seconds = (int(part) for part in parts)
+    return time.time() >= started + ((int(days or 0) * 24 + hours) * 60 + minutes) * 60 + seconds - 1
 
 
 def _ask(*command: str) -> subprocess.CompletedProcess[str] | None:

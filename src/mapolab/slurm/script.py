@@ -22,8 +22,11 @@ def batch_script(folder: SweepFolder, jobs: Sequence[Job], shape: Shape, setting
     parts.append(f'export {RECORD}="{record}"')
     parts += [
         "",
+        "# Signals that come while Python starts would kill it; held back, they wait until mapolab listens.",
+        'hold="env --block-signal=USR1,USR2,TERM"',
+        "$hold true 2>/dev/null || hold=  # coreutils before 8.31",
         "# exec, so that signals to the job reach the run. With one process gone the others cannot go on.",
-        " ".join(["exec srun --kill-on-bad-exit=1", *_words(settings["wrap"]), _program(), '"${arguments[@]}"']),
+        " ".join(["exec srun --kill-on-bad-exit=1 $hold", *_words(settings["wrap"]), _program(), '"${arguments[@]}"']),
     ]
     return "\n".join(parts) + "\n"
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from mapolab.errors import UserError
 
+SHORTEST_WITH_NOTICE = 600  # seconds
 TIME = re.compile(r"(?:(\d+)-(\d+)(?::(\d+))?(?::(\d+))?|(\d+)(?::(\d+))?(?::(\d+))?)")
 
 
@@ -75,7 +76,8 @@ def _notice(before: float | None, seconds: int) -> int | None:
             f"The job's limit of {seconds / 60:g} minutes leaves a run that saves itself {before:g} seconds before it "
             "little time to train. Raise hydra.launcher.time, or lower preemption.save_before_limit."
         )
-    return max(1, math.ceil(before))
+    # Slurm sends it up to a minute early, which in a short job is too much; the run's own clock is exact.
+    return max(1, math.ceil(before)) if seconds >= SHORTEST_WITH_NOTICE else None
 
 
 def limit_seconds(written: Any) -> int:

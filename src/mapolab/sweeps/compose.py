@@ -24,8 +24,7 @@ def compose_jobs(
     Raises UserError, naming the job, for a config that could not run, and for two jobs with one folder.
     """
     jobs, configs, folders = [], [], {}
-    search_path = [item for item in master.hydra.runtime.config_sources if item.provider == "command-line"]
-    options = [word for item in search_path for word in ("--config-dir", item.path)]
+    options = config_dir_options(master.hydra)
     kept = [item for item in master.hydra.overrides.hydra if not item.lstrip("+~").startswith(NOT_THE_JOBS)]
     for number, given in enumerate(overrides, start=first):
         given = [item for item in given if not item.lstrip("+~").startswith("hydra")]
@@ -45,6 +44,12 @@ def compose_jobs(
         jobs.append(Job(number, arguments, Path(folder)))
         configs.append(config)
     return jobs, configs
+
+
+def config_dir_options(hydra: Any) -> list[str]:
+    """`--config-dir D`, if the sweep was given one: its jobs need it too."""
+    given = [item for item in hydra.runtime.config_sources if item.provider == "command-line"]
+    return [word for item in given for word in ("--config-dir", item.path)]
 
 
 def _run_alone(master: DictConfig) -> list[str]:

@@ -11,6 +11,7 @@ from mapolab.sweeps.compose import compose_jobs
 from mapolab.sweeps.folder import Job, SweepFolder
 from mapolab.sweeps.outcome import failure
 from mapolab.sweeps.process import Processes
+from mapolab.training.stopping import release_signals
 
 
 def launch(plugin: Any, overrides: Sequence[Sequence[str]], first: int) -> list[JobReturn]:
@@ -24,6 +25,7 @@ def launch(plugin: Any, overrides: Sequence[Sequence[str]], first: int) -> list[
     runner, nodes = RUNNERS[plugin.kind], plugin.settings.get("nodes")
     jobs, configs = compose_jobs(plugin.context.config_loader, plugin.config, overrides, first, nodes)
     folder = SweepFolder(Path(plugin.config.hydra.sweep.dir))
+    release_signals()  # what starts the jobs decides what a signal means
     codes = runner(folder, jobs, configs, plugin.settings)
     if message := failure(folder, jobs, codes):
         plugin.task.failures.append(message)
