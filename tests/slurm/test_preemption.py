@@ -13,7 +13,7 @@ from throwaway import wait_for
 
 pytestmark = pytest.mark.slurm
 STEPS = 400
-START, RUN = 120, 240  # seconds; only a hang takes as long
+START, RUN = 120, 400  # seconds; only a hang takes as long
 SLURM = ["hydra.launcher.cpus_per_task=1", 'hydra.launcher.setup=["export MASTER_ADDR=127.0.0.1"]']
 
 
@@ -90,7 +90,7 @@ def test_preempted_twice_a_run_ends_as_if_left_alone(cluster, settings, tmp_path
 def test_an_array_with_one_killed_one_timing_out_one_healthy(cluster, settings, tmp_path, reliability):
     """Through the launcher. One's time limit is cut to a minute while it runs, so that Slurm ends it unexpectedly; when
     it comes back it knows."""
-    alone, root, lengths = tmp_path / "alone", tmp_path / "array", (400, 1200, 401)
+    alone, root, lengths = tmp_path / "alone", tmp_path / "array", (400, 4000, 401)
     settings = ["train", *settings, "name=x"]
     for steps in lengths:
         mapolab(cluster, *settings, f"trainer.max_steps={steps}", f"output_dir={alone / str(steps)}", cwd=tmp_path)
