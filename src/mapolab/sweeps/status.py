@@ -42,7 +42,8 @@ def status(arguments: Sequence[str]) -> None:
     if "--once" in arguments or not console.is_terminal:
         states = _look(folders)
         (console if console.is_terminal else Console(file=sys.stdout, width=200)).print(_shown(states))
-        print("\n".join(_commands(states)))  # whole lines, to be copied
+        for line in _commands(states):  # whole, to be copied
+            print(line)
         return
     try:
         with Live(console=console, screen=False, auto_refresh=False) as live:
@@ -79,19 +80,21 @@ def _shown(states: Sequence[JobState]) -> Group:
     table = Table(box=box.SIMPLE_HEAD)
     for name in ("job", "run", "state", "step", "loss", "samples/s", "time left", "last checkpoint", ""):
         table.add_column(name, justify="right" if name in ("job", "step", "loss", "samples/s", "time left") else "left")
+    shared = set.intersection(*(set(item.job.overrides) for item in states)) if len(states) > 1 else set()
     for item in states:
-        table.add_row(*_row(item))
+        table.add_row(*_row(item, shared))
     counts = Counter(item.state for item in states)
     total = Text(", ".join(f"{count} {name}" for name, count in counts.items()))
     return Group(table, total)
 
 
-def _row(item: JobState) -> list[Text]:
+def _row(item: JobState, shared: set[str]) -> list[Text]:
+    """shared: overrides that all jobs have, and that tell nothing of this one."""
     step = f"{item.step}/{item.steps}" if item.steps else ""
     saved = f"step {item.saved[0]}, {duration(item.saved[1])} ago" if item.saved else ""
     cells = [
         str(item.job.number),
-        " ".join(item.job.overrides) or item.job.run.name,
+        " ".join(given for given in item.job.overrides if given not in shared) or item.job.run.name,
         item.state,
         step,
         "" if item.loss is None else f"{item.loss:.4f}",
