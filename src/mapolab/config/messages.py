@@ -18,6 +18,8 @@ def explain(error: Exception, command: str) -> str:
     if found := re.match(r"Ambiguous value for argument '(.+?)'", text):
         key, _, value = found[1].partition("=")
         return f"{found[1]} names several values. To sweep over them add -m; for a list write {key}=[{value}]."
+    if found := re.match(r"Missing mandatory value: (\S+)", text):
+        return f"{found[1]} has no value. Give it one: {found[1]}=..."
     if "override_grammar" in text:
         return (
             f"The command line cannot be read: {_joined(text.split('See https')[0])}. Overrides are key=value; quote a "
