@@ -9,9 +9,9 @@ import signal
 import sys
 
 from mapolab import __version__
-from mapolab.app import COMMANDS, run_command
-from mapolab.errors import Interrupted, RunError, UserError, report
-from mapolab.sweeps.folder import note_end
+from mapolab.app import COMMANDS, report, run_command
+from mapolab.errors import Interrupted, RunError, UserError
+from mapolab.job_record import note_end
 from mapolab.training.stopping import hold_signals
 
 HELP = """\

@@ -3,8 +3,6 @@
 Anything else that reaches the command line is a fault of the program and keeps its traceback.
 """
 
-import sys
-
 
 class UserError(Exception):
     """A mistake in the command, the config or the files it names. The text is one paragraph that names the fix."""
@@ -27,12 +25,3 @@ class Interrupted(Exception):
     def __init__(self, message: str, exit_code: int = 130):
         super().__init__(message)
         self.exit_code = exit_code
-
-
-def report(error: UserError | RunError | Interrupted) -> int:
-    """Print a deliberate end as one paragraph, and note it in the record of a sweep's job. Returns its exit code."""
-    from mapolab.sweeps.folder import note_end
-
-    print(f"mapolab: {error}", file=sys.stderr, flush=True)
-    note_end(error.exit_code, str(error))
-    return error.exit_code

@@ -6,9 +6,9 @@ import pytest
 
 from mapolab.config.compose import compose
 from mapolab.errors import UserError
-from mapolab.slurm.script import batch_script
-from mapolab.slurm.shape import Shape, limit_seconds
 from mapolab.sweeps.folder import Job, SweepFolder, sweep_name
+from mapolab.sweeps.slurm.script import batch_script
+from mapolab.sweeps.slurm.shape import Shape, limit_seconds
 
 LAUNCHER = {
     "partition": "gpu", "account": None, "qos": None, "constraint": None, "nodes": 2, "gpus_per_node": "auto",

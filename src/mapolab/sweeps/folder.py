@@ -12,7 +12,6 @@ The runs themselves lie where they always do: the same run in two sweeps is one 
 
 import csv
 import io
-import os
 import re
 import shlex
 from collections.abc import Sequence
@@ -20,10 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mapolab.config.environment import rank_from_environment
-from mapolab.files import read_json, short_hash, write_json, write_text
+from mapolab.files import read_json, short_hash, write_text
+from mapolab.job_record import note_job
 
-RECORD = "MAPOLAB_JOB_RECORD"  # the environment variable that tells a job where its record is
 SEVERAL = re.compile(r",|\b(choice|range|interval|glob)\(")
 
 
@@ -75,18 +73,6 @@ class SweepFolder:
         """What is known of a job: `exit_code` and `message` of its last end, `slurm` (its number there)."""
         file = self.record_file(number)
         return read_json(file) if file.exists() else {}
-
-
-def note_job(file: Path, **fields: Any) -> None:
-    """Set fields of a job's record."""
-    write_json(file, (read_json(file) if file.exists() else {}) | fields)
-
-
-def note_end(code: int, message: str | None) -> None:
-    """Note how this process ended, if it is a job of a sweep (rank 0 speaks for all)."""
-    file = os.environ.get(RECORD)
-    if file and rank_from_environment() == 0:
-        note_job(Path(file), exit_code=code, message=message)
 
 
 def sweep_name(arguments: Sequence[str]) -> str:

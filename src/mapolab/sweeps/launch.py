@@ -67,7 +67,7 @@ def _processes(
 def _slurm(
     folder: SweepFolder, jobs: list[Job], configs: list[dict[str, Any]], settings: dict[str, Any]
 ) -> dict[int, int]:
-    from mapolab.slurm.submit import submit
+    from mapolab.sweeps.slurm.submit import submit
 
     return submit(folder, jobs, configs, settings)
 

@@ -10,8 +10,9 @@ from collections.abc import Callable, Sequence
 from typing import IO
 
 from mapolab.errors import Interrupted
+from mapolab.job_record import RECORD, note_job
 from mapolab.runs import RunFolder
-from mapolab.sweeps.folder import RECORD, Job, SweepFolder, note_job
+from mapolab.sweeps.folder import Job, SweepFolder
 from mapolab.training.stopping import SIGNALS, release_signals
 
 # What an outer launcher may have set for its own processes: a job finds out for itself.

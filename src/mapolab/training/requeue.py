@@ -6,7 +6,7 @@ from typing import Any
 
 from mapolab.errors import Interrupted, RunError
 from mapolab.runs import RunFolder, timestamp
-from mapolab.slurm.job import SlurmJob, job_name
+from mapolab.training.slurm import SlurmJob, job_name
 
 
 class Requeue:

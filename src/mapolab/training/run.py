@@ -16,11 +16,11 @@ from mapolab.config.printing import print_tree
 from mapolab.data.records import Source
 from mapolab.diffusion.timesteps import Timesteps
 from mapolab.errors import Interrupted, RunError, UserError
+from mapolab.job_record import RECORD
 from mapolab.models.lora import check_targets
 from mapolab.models.saved import folder_name, write_weights
 from mapolab.models.sdxl import SDXL
 from mapolab.runs import RunFolder, label, timestamp
-from mapolab.sweeps.folder import RECORD
 from mapolab.training.build import build_module, reference_kind
 from mapolab.training.cluster import SameStep
 from mapolab.training.cpu import tune_cpu

@@ -10,12 +10,13 @@ from typing import Any
 from mapolab.config.identity import run_folder
 from mapolab.errors import RunError, UserError
 from mapolab.files import write_text
-from mapolab.slurm.job import describe
-from mapolab.slurm.preflight import check_cluster, check_memory, check_visible
-from mapolab.slurm.script import batch_script
-from mapolab.slurm.shape import Shape
-from mapolab.sweeps.folder import Job, SweepFolder, note_job
+from mapolab.job_record import note_job
+from mapolab.sweeps.folder import Job, SweepFolder
 from mapolab.sweeps.outcome import is_finished
+from mapolab.sweeps.slurm.preflight import check_cluster, check_memory, check_visible
+from mapolab.sweeps.slurm.script import batch_script
+from mapolab.sweeps.slurm.shape import Shape
+from mapolab.training.slurm import describe
 
 IN_THE_QUEUE = ("PENDING", "RUNNING", "COMPLETING", "CONFIGURING", "SUSPENDED", "REQUEUED")
 BETWEEN_LOOKS = 2.0  # seconds

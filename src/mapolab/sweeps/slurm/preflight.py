@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mapolab.errors import UserError
-from mapolab.slurm.shape import Shape, limit_seconds
+from mapolab.sweeps.slurm.shape import Shape, limit_seconds
 
 # File systems that exist on one machine only, in memory or on its own disks under the folder for temporary files.
 IN_MEMORY = ("tmpfs", "ramfs", "overlay")

@@ -6,8 +6,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from mapolab.slurm.shape import Shape
-from mapolab.sweeps.folder import RECORD, Job, SweepFolder
+from mapolab.job_record import RECORD
+from mapolab.sweeps.folder import Job, SweepFolder
+from mapolab.sweeps.slurm.shape import Shape
 
 
 def batch_script(folder: SweepFolder, jobs: Sequence[Job], shape: Shape, settings: dict[str, Any]) -> str:
