@@ -9,7 +9,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from mapolab.errors import UserError
 from mapolab.sweeps.compose import compose_jobs
 from mapolab.sweeps.folder import Job, SweepFolder
-from mapolab.sweeps.outcome import failure
+from mapolab.sweeps.outcome import failure, needs_no_start
 from mapolab.sweeps.process import Processes
 from mapolab.training.stopping import release_signals
 
@@ -61,7 +61,11 @@ def _processes(
         )
     folder.add(jobs)
     print(f"Sweep of {len(jobs)} jobs in {folder.path}", flush=True)
-    return Processes(folder, parallel, gpus).run(jobs, lambda text: print(text, flush=True))
+    finished = {job.number: 0 for job, config in zip(jobs, configs, strict=True) if needs_no_start(job, config)}
+    for number in finished:
+        print(f"Job {number} is finished already.", flush=True)
+    missing = [job for job in jobs if job.number not in finished]
+    return finished | Processes(folder, parallel, gpus).run(missing, lambda text: print(text, flush=True))
 
 
 def _slurm(

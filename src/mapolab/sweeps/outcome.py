@@ -4,6 +4,7 @@ import csv
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from mapolab.errors import RunError, UserError
 from mapolab.runs import RunFolder
@@ -51,8 +52,16 @@ def check_metric(name: str) -> None:
         )
 
 
-def is_finished(job: Job) -> bool:
-    return RunFolder(job.run).finished
+def is_finished(job: Job, config: dict[str, Any]) -> bool:
+    """Whether nothing is left to do for a job: its run is finished, and evaluated where that was asked for."""
+    evaluated = not config["evaluation"]["after_training"] or any(job.run.glob("evaluation/*/links.json"))
+    return RunFolder(job.run).finished and evaluated
+
+
+def needs_no_start(job: Job, config: dict[str, Any]) -> bool:
+    """Whether it is known without starting the job that it is finished: in a named output_dir the run may be another,
+    which its start would refuse."""
+    return config["output_dir"] is None and is_finished(job, config)
 
 
 def _rows(file: Path) -> list[dict[str, str]]:

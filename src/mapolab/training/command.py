@@ -31,7 +31,20 @@ def train(config: dict[str, Any]) -> Path:
             requeue.ask(folder.last_saved_step(), stop.reason)
         raise
     if requeue and config["evaluation"].get("after_training"):
-        from mapolab.evaluation.evaluate import evaluate
-
-        evaluate({"run": str(path)})
+        _evaluate(path, requeue)
     return path
+
+
+def _evaluate(path: Path, requeue: Requeue) -> None:
+    """Evaluate a finished run, unless that is done. What is drawn stays, so a preempted job continues here too."""
+    from mapolab.evaluation.evaluate import evaluate
+
+    stop = StopRequest()
+    try:
+        with stop.listening():
+            evaluate({"run": str(path)})
+    except Interrupted:
+        hold_signals()
+        drawn = sum(1 for _ in path.glob("evaluation/*/images/*"))
+        requeue.ask(f"evaluation, {drawn} pictures", stop.reason)
+        raise

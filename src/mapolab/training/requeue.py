@@ -30,8 +30,10 @@ class Requeue:
         # A short job still gets most of its time, whatever the setting.
         return self.job.ends_at - min(seconds_before, (self.job.ends_at - time.time()) / 4)
 
-    def ask(self, step: int, reason: str) -> None:
+    def ask(self, step: int | str, reason: str) -> None:
         """Requeue the job of a run that has saved itself after `step` optimizer steps; outside of Slurm do nothing.
+
+        step: or how far its evaluation has come.
 
         Returns where the caller must leave at once. Raises Interrupted where the job stays as it is, with why, and
         RunError where requeuing would go on forever without a step.

@@ -12,7 +12,7 @@ from mapolab.errors import RunError, UserError
 from mapolab.files import write_text
 from mapolab.job_record import note_job
 from mapolab.sweeps.folder import Job, SweepFolder
-from mapolab.sweeps.outcome import is_finished
+from mapolab.sweeps.outcome import is_finished, needs_no_start
 from mapolab.sweeps.slurm.preflight import check_cluster, check_memory, check_visible
 from mapolab.sweeps.slurm.script import batch_script
 from mapolab.sweeps.slurm.shape import Shape
@@ -36,7 +36,7 @@ def submit(
         check_visible(run_folder(config))
     check_memory(configs, settings["accelerator"])
     folder.add(jobs)
-    finished = [job for job in jobs if is_finished(job)]
+    finished = [job for job, config in zip(jobs, configs, strict=True) if needs_no_start(job, config)]
     queued = {job.number: name for job in jobs if (name := _in_queue(folder, job))}
     missing = [job for job in jobs if job not in finished and job.number not in queued]
     for number, name in queued.items():
@@ -44,7 +44,9 @@ def submit(
     if missing:
         _write_and_send(folder, missing, shape, settings)
     print(f"{len(finished)} of {len(jobs)} jobs are finished. Follow them: mapolab status {folder.path}", flush=True)
-    return _wait(folder, jobs) if settings["wait"] and settings["submit"] else {job.number: 0 for job in finished}
+    if settings["wait"] and settings["submit"]:
+        return _wait(folder, jobs, configs)
+    return {job.number: 0 for job in finished}
 
 
 def _one_shape(configs: Sequence[dict[str, Any]], settings: dict[str, Any]) -> Shape:
@@ -86,14 +88,14 @@ def _write_and_send(folder: SweepFolder, jobs: Sequence[Job], shape: Shape, sett
     print(f"Submitted {len(jobs)} jobs as {number}; the script is {script}.")
 
 
-def _wait(folder: SweepFolder, jobs: Sequence[Job]) -> dict[int, int]:
+def _wait(folder: SweepFolder, jobs: Sequence[Job], configs: Sequence[dict[str, Any]]) -> dict[int, int]:
     """Until no job is in the queue: its files say how it ended."""
     codes: dict[int, int] = {}
     try:
         while len(codes) < len(jobs):
-            for job in jobs:
+            for job, config in zip(jobs, configs, strict=True):
                 if job.number not in codes and not _in_queue(folder, job):
-                    codes[job.number] = 0 if is_finished(job) else 1
+                    codes[job.number] = 0 if is_finished(job, config) else 1
             time.sleep(BETWEEN_LOOKS)
     except KeyboardInterrupt:
         raise RunError(
