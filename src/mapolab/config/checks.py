@@ -73,6 +73,7 @@ def _check_train(config: Config) -> None:
     files_named.check_model(config["model"])
     files_named.check_data(config["data"]["path"])
     _check_data(config["data"])
+    _check_checkpoints(config)
     _check_validation(config)
     files_named.check_prompts(config["evaluation"]["prompts"])
     check_model_settings(config)
@@ -114,10 +115,22 @@ def _check_data(data: Config) -> None:
         )
 
 
+def _check_checkpoints(config: Config) -> None:
+    kind = config["strategy"]["options"].get("state_dict_type", "full")
+    if kind not in ("full", "sharded"):
+        hint = did_you_mean(str(kind), ("full", "sharded"))
+        raise UserError(f"strategy.options.state_dict_type={kind} does not exist.{hint} Choose full or sharded.")
+    if kind == "sharded" and config["trainer"]["checkpoint_in_background"]:
+        raise UserError(
+            "Sharded checkpoints are written by all ranks together, not in the background. Set "
+            "trainer.checkpoint_in_background=false or strategy.options.state_dict_type=full."
+        )
+
+
 def _check_validation(config: Config) -> None:
     data, trainer = config["data"], config["trainer"]
     if data["validation_path"] is not None:
-        files_named.check_data(data["validation_path"])
+        files_named.check_data(data["validation_path"], "data.validation_path")
     if trainer["validate_every"] is None:
         if trainer["keep_best"] is not None:
             raise UserError(f"trainer.keep_best={trainer['keep_best']} needs figures. Set trainer.validate_every.")

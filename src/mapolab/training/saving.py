@@ -49,7 +49,7 @@ class SaveAndStop(Checkpoint):
             self._save(trainer)
         if best and trainer.is_global_zero:
             trainer.strategy.checkpoint_io.finish()
-            self.validation.note_best(trainer.global_step)
+            self.validation.note_best()
         if stopping and trainer.global_step < trainer.max_steps:
             self._leave(trainer)
         self.stop.saving = False

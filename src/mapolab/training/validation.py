@@ -21,8 +21,8 @@ HIGHER_IS_BETTER = ("implicit_accuracy", "margin")
 class Validation(Callback):
     """Before the first step, every `every` optimizer steps and after the last, a row of means over `pairs` pairs.
 
-    datamodule: of the held-out data; all ranks share the pairs, rounded down to whole forward passes. keep_best: the
-    column by which a checkpoint is the best one; None: none is.
+    The weights are those being trained, not their average. datamodule: of the held-out data; all ranks share the pairs,
+    rounded down to whole forward passes. keep_best: the column by which a checkpoint is the best one; None: none is.
     """
 
     def __init__(self, folder: Path, datamodule: PairDataModule, every: int, pairs: int, keep_best: str | None):
@@ -58,7 +58,7 @@ class Validation(Callback):
         if trainer.global_step % self.every == 0 or trainer.global_step == trainer.max_steps:
             self._validate(trainer)
 
-    def note_best(self, step: int) -> None:
+    def note_best(self) -> None:
         """Remember the best checkpoint, once it is written; rank 0."""
         write_json(self.best_file, {**self.best, "column": self.keep_best})
 
