@@ -210,7 +210,7 @@ def _listens(run: Path, number: int) -> bool:
     return False
 
 
-def test_one_file_system_away_a_job_is_refused(cluster, settings, tmp_path, monkeypatch, reliability):
+def test_what_the_cluster_cannot_run_is_refused(cluster, settings, tmp_path):
     """Preflight against the real Slurm: partition, limits, CPUs."""
     cases = {
         "hydra.launcher.partition=gpu": "There is no partition gpu",
