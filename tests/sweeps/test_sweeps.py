@@ -11,8 +11,10 @@ import pytest
 import yaml
 from processes import PATIENCE, manifest, steps_done, weights
 
+from mapolab.errors import RunError
 from mapolab.files import read_json
 from mapolab.sweeps.folder import SweepFolder
+from mapolab.sweeps.outcome import metric
 
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
 
@@ -148,6 +150,17 @@ def test_searches_share_a_study_and_survive_a_kill(settings, tmp_path, reliabili
         "the trial is taken up again in its own run; as many trials as asked for",
         "5 trials complete, 5 runs finished",
     )
+
+
+def test_a_product_of_scorers_wants_both_in_one_picture(tmp_path):
+    folder = tmp_path / "evaluation" / "1a2b"
+    folder.mkdir(parents=True)
+    (folder / "links.json").write_text("{}")
+    (folder / "scores.csv").write_text("index,style,concept\n0,1.0,0.0\n1,0.0,1.0\n2,0.5,1.0\n")
+    assert metric(tmp_path, "evaluation/style") == pytest.approx(0.5)
+    assert metric(tmp_path, "evaluation/style*concept") == pytest.approx(0.5 / 3)
+    with pytest.raises(RunError, match="has no evaluation/beauty"):
+        metric(tmp_path, "evaluation/beauty")
 
 
 @pytest.mark.slow

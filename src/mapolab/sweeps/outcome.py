@@ -33,7 +33,8 @@ def metric(run: Path, name: str) -> float:
     else:
         rows = _rows(run / f"{source}.csv")[-1:] if source == "validation" else _last_tenth(run / "metrics.csv")
     try:
-        value = sum(float(row[column]) for row in rows) / len(rows)
+        # A product is taken picture by picture: style*concept is high only for pictures that have both.
+        value = sum(math.prod(float(row[name]) for name in column.split("*")) for row in rows) / len(rows)
     except (KeyError, ValueError, ZeroDivisionError):
         raise RunError(f"The run in {run} has no {name}, which the search needs.") from None
     if not math.isfinite(value):
@@ -47,8 +48,8 @@ def check_metric(name: str) -> None:
     if source not in ("evaluation", "validation", "metrics") or not column:
         raise UserError(
             f"hydra.sweeper.metric is {name}. Name a figure of the finished run: evaluation/style (the mean of a "
-            "scorer), validation/loss (the last row of validation.csv), or metrics/loss (the mean of the last tenth of "
-            "metrics.csv)."
+            "scorer, or style*concept of a product), validation/loss (the last row of validation.csv), or metrics/loss "
+            "(the mean of the last tenth of metrics.csv)."
         )
 
 
