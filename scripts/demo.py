@@ -20,7 +20,7 @@ def main() -> None:
         run_folder(compose("train", ["experiment=emoji_style", f"objective={name}", "seed=0"])) for name in OBJECTIVES
     ]
     for run in runs:
-        mapolab("evaluate", f"run={run}")
+        mapolab("evaluate", f"models={run}")
     mapolab("compare", f"runs=[{','.join(map(str, runs))}]", f"output_dir={COMPARISON}")
     print(f"\nDone in {minutes_since(started)}. Open {(COMPARISON / 'report' / 'index.html').resolve()}")
 

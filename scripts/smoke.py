@@ -113,7 +113,7 @@ class Smoke:
         self._train("drawn")
         prompts = self.root / "prompts.txt"
         prompts.write_text("a red apple\na green frog\n")
-        self._mapolab("evaluate", f"run={self.root / 'drawn'}", f"prompts={prompts}", "steps=4", "batch_size=2")
+        self._mapolab("evaluate", f"models={self.root / 'drawn'}", f"prompts={prompts}", "steps=4", "batch_size=2")
         if len(list(self.root.glob("drawn/evaluation/*/images/*.png"))) != 2:
             raise Failed("no pictures")
 

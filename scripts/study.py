@@ -30,7 +30,7 @@ MARKS = ("<!-- study table: written by `make study` -->", "<!-- end of the study
 def train_and_evaluate(folder: Path, prompts: str | None, *overrides: str) -> Path:
     """Train into ``folder`` unless that is done, evaluate, and return the evaluation's folder."""
     mapolab("train", "experiment=emoji_style", *overrides, f"output_dir={folder}")
-    mapolab("evaluate", f"run={folder}", *([f"prompts={prompts}"] if prompts else []))
+    mapolab("evaluate", f"models={folder}", *([f"prompts={prompts}"] if prompts else []))
     return newest_evaluation(folder)
 
 

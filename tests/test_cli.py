@@ -142,7 +142,7 @@ def test_a_crash_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     monkeypatch.setitem(cli.COMMANDS, "evaluate", ("math", "sqrt"))  # which cannot work on a config
     before = os.environ.get("HYDRA_FULL_ERROR")
     with pytest.raises(TypeError, match="real number"):
-        cli.main(["evaluate", f"run={tmp_path}"])
+        cli.main(["evaluate", f"models={tmp_path}"])
     assert os.environ.get("HYDRA_FULL_ERROR") == before
 
 

@@ -59,10 +59,10 @@ def test_every_launcher_and_sweeper_composes(kind: str) -> None:
 
 
 def test_evaluate_and_compare_compose() -> None:
-    assert compose("evaluate", ["run=r"])["steps"] is None
+    assert compose("evaluate", ["models=r"])["steps"] is None
     assert compose("prepare", ["parts=4"])["parts"] == 4
     assert compose("compare", ["runs=[a,b]"])["runs"] == ["a", "b"]
-    assert compose("export", ["run=r", "to=t"])["formats"] == "auto"
+    assert compose("export", ["models=r", "to=t"])["formats"] == "auto"
     assert compose("plan", ["accelerator=l4"])["efficiency"] == 0.4
 
 

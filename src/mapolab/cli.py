@@ -22,7 +22,7 @@ mapolab aligns Stable Diffusion XL with preference pairs, by MaPO and the method
   mapolab status    outputs/sweeps/objective+seed-1a2b3c4d             how the jobs of a sweep stand
   mapolab prepare   data=pickapic_v2 model=sdxl data.cache=true        encode a data set once, for all runs
   mapolab plan      model=sdxl strategy=ddp accelerator=a100_80gb      does it fit, how long does it take
-  mapolab evaluate  run=outputs/emoji_style/mapo-seed0-1a2b3c4d        generate and score its pictures
+  mapolab evaluate  models=outputs/emoji_style/mapo-seed0-1a2b3c4d        generate and score its pictures
   mapolab compare   runs='outputs/emoji_style/*'                       tables, curves and a picture wall
   mapolab export    run=outputs/emoji_style/mapo-seed0-1a2b3c4d to=out for diffusers, ComfyUI, A1111
 

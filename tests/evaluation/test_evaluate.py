@@ -1,39 +1,41 @@
-"""Generation and scoring through the real command's function, on a random pipeline and on real artwork."""
+"""Generation and scoring through the real command's function, on a random pipeline."""
 
-import csv
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
 
-from mapolab.errors import UserError
+from mapolab.errors import RunError, UserError
 from mapolab.evaluation.evaluate import evaluate
-from mapolab.evaluation.prompts import read_prompts
-from mapolab.evaluation.scorer import SCORERS, build_scorers
-from mapolab.files import read_json
-from mapolab.tiny.autoencoder import to_unit_range
-from mapolab.tiny.concepts import CONCEPTS, STYLES, TEST_CONCEPTS, caption, held_out_captions
-from mapolab.tiny.pictures import composite, generator_for, load_artwork
+from mapolab.files import read_json, write_json
+from mapolab.report.runs import read_rows
 from mapolab.training.run import train
 
-NO_OVERRIDES = dict.fromkeys(("prompts", "steps", "guidance_scale", "seed", "batch_size"))
+SETTINGS = {
+    "split": None,
+    "revision": None,
+    "steps": 2,
+    "guidance_scale": 2.0,
+    "seed": 5,
+    "batch_size": 2,
+    "height": 16,
+    "width": 16,
+    "target_style": None,
+    "scorers": [],
+}
 
 
 @pytest.fixture
 def finished_run(train_config, tmp_path) -> Path:
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("a fox\ntwo boats\nrain\n", encoding="utf-8")
-    train_config["evaluation"] |= {
-        "prompts": str(prompts),
-        "steps": 2,
-        "guidance_scale": 2.0,
-        "seed": 5,
-        "batch_size": 2,
-        "height": 16,
-        "width": 16,
-        "target_style": None,
-        "scorers": [],
-    }
+    train_config["evaluation"] |= SETTINGS | {"prompts": str(prompts)}
     train_config["data"]["allow_overlap"] = True  # the prompts are captions of the pairs
     train_config["trainer"]["max_steps"] = 2
     train_config["schedule"]["warmup_steps"] = 0
@@ -41,86 +43,171 @@ def finished_run(train_config, tmp_path) -> Path:
     return train(train_config)
 
 
+@pytest.fixture
+def here(finished_run, tmp_path):
+    """Evaluates with everything below tmp_path; returns the folders, the base's first."""
+
+    def run(*models, **given) -> list[Path]:
+        named = list(models) or [str(finished_run)]
+        return evaluate({"models": named, "output_root": str(tmp_path / "outputs"), **given})
+
+    return run
+
+
 def pictures(folder: Path) -> list[bytes]:
     return [path.read_bytes() for path in sorted((folder / "images").iterdir())]
 
 
-def test_an_interrupted_evaluation_continues_with_the_same_pictures(finished_run):
-    folder = evaluate({"run": str(finished_run), **NO_OVERRIDES})
-    whole = pictures(folder)
-    assert len(whole) == 3
-    # What a kill leaves behind: some pictures, no scores.
-    (folder / "scores.csv").unlink()
-    for name in ("00001.png", "00002.png"):
-        (folder / "images" / name).unlink()
-    assert evaluate({"run": str(finished_run), **NO_OVERRIDES}) == folder
-    assert pictures(folder) == whole
+def stored(tmp_path: Path) -> dict[Path, int]:
+    return {file: file.stat().st_mtime_ns for file in (tmp_path / "outputs" / ".store").rglob("*.*")}
 
 
-def test_the_base_is_evaluated_beside_the_run_and_other_settings_elsewhere(finished_run):
-    folder = evaluate({"run": str(finished_run), **NO_OVERRIDES})
-    base = finished_run / read_json(folder / "links.json")["base"]
-    assert read_json(base / "manifest.json")["label"] == "base"
-    assert pictures(base / "evaluation" / folder.name) != pictures(folder)
-    assert evaluate({"run": str(finished_run), **NO_OVERRIDES, "guidance_scale": 1.0}) != folder
+def test_an_interrupted_evaluation_continues_with_the_same_pictures(here, tmp_path):
+    base, run = here()
+    whole = pictures(run)
+    assert len(whole) == 3 and whole != pictures(base)
+    # What a kill leaves behind: some pictures in the store, no table.
+    shutil.rmtree(run)
+    kept = sorted(file for file in stored(tmp_path) if file.suffix == ".png")
+    for file in kept[::2]:
+        file.unlink()
+    assert here() == [base, run]
+    assert pictures(run) == whole
 
 
-def test_an_unfinished_run_is_refused(finished_run):
-    manifest = read_json(finished_run / "manifest.json") | {"status": "interrupted"}
-    from mapolab.files import write_json
+def test_nothing_is_drawn_or_scored_twice(here, finished_run, tmp_path):
+    here(scorers=["nsfw"])
+    before = stored(tmp_path)
+    moved = shutil.copytree(finished_run, tmp_path / "elsewhere")
+    for file in moved.glob("evaluation"):
+        shutil.rmtree(file)
+    _, again = here(str(moved), scorers=["nsfw"])
+    assert stored(tmp_path) == before
+    assert len(read_rows(again / "scores.csv")) == 3
 
-    write_json(finished_run / "manifest.json", manifest)
+
+def test_scorers_that_come_later_join_the_table(here):
+    _, run = here()
+    assert list(read_rows(run / "scores.csv")[0]) == ["index", "prompt", "seed", "image"]
+    whole = pictures(run)
+    assert here(scorers=["nsfw"])[1] == run
+    here()
+    rows = read_rows(run / "scores.csv")
+    assert list(rows[0]) == ["index", "prompt", "seed", "image", "nsfw"]
+    assert all(0 <= float(row["nsfw"]) <= 1 for row in rows)
+    assert [scorer["name"] for scorer in read_json(run / "settings.json")["scorers"]] == ["nsfw"]
+    assert pictures(run) == whole
+
+
+def test_two_processes_draw_the_pictures_of_one(here, finished_run, tmp_path):
+    """By Fabric's own processes over gloo, one thread each."""
+    alone = here(scorers=["nsfw"], images_per_prompt=2)
+    together = tmp_path / "together"
+    command = ["evaluate", f"models={finished_run}", "scorers=[nsfw]", "images_per_prompt=2", "devices=2"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    subprocess.run(
+        [sys.executable, "-m", "mapolab", *command, f"output_root={together}"], check=True, env=environment, timeout=240
+    )
+    base = next((together / "models").glob("base-*/evaluation/*"))
+    run = max((finished_run / "evaluation").iterdir(), key=lambda folder: (folder / "scores.csv").stat().st_mtime)
+    for one, two in zip(alone, (base, run), strict=True):
+        assert pictures(one) == pictures(two)
+        assert read_rows(one / "scores.csv") == read_rows(two / "scores.csv")
+
+
+def test_the_base_is_evaluated_beside_the_run_and_other_settings_elsewhere(here, finished_run):
+    base, run = here()
+    linked = finished_run / read_json(run / "links.json")["base"]
+    assert linked.resolve() == base.parent.parent.resolve()
+    assert read_json(linked / "manifest.json")["label"] == "base"
+    for change in ({"guidance_scale": 1.0}, {"negative_prompt": "rain"}, {"scheduler": "ddim"}, {"seed": 6}):
+        other_base, other = here(**change)
+        assert other != run
+        assert pictures(other) != pictures(run) and pictures(other_base) != pictures(base)
+
+
+def test_every_picture_tells_how_it_was_drawn(here):
+    _, run = here(images_per_prompt=2, limit=2)
+    rows = read_rows(run / "scores.csv")
+    assert [(row["index"], row["seed"], row["prompt"]) for row in rows] == [
+        ("0", "5", "a fox"), ("0", "6", "a fox"), ("1", "5", "two boats"), ("1", "6", "two boats"),
+    ]  # fmt: skip
+    with Image.open(run / rows[1]["image"]) as picture:
+        assert picture.text["prompt"] == "a fox" and picture.text["seed"] == "6"
+        assert '"guidance_scale": 2.0' in picture.text["settings"]
+
+
+def test_pipelines_unets_and_loras_are_models_too(here, finished_run, tiny_pipeline_folder, tmp_path):
+    own = {"pretrained": str(tiny_pipeline_folder), "unet": str(finished_run / "unet"), "name": "by its unet"}
+    base, run, plain, unet = here(str(finished_run), str(tiny_pipeline_folder), own)
+    assert plain != base and pictures(plain) == pictures(base)
+    assert pictures(unet) == pictures(run)
+    assert read_json(unet.parent.parent / "manifest.json")["label"] == "by-its-unet"
+    lora = tmp_path / "lora.safetensors"
+    name = "unet.up_blocks.0.attentions.1.transformer_blocks.0.attn1.to_out.0"
+    halves = torch.randn(4, 16), torch.randn(16, 4)
+    save_file({f"{name}.lora_A.weight": halves[0], f"{name}.lora_B.weight": halves[1]}, lora)
+    (adapted,) = here({"pretrained": str(tiny_pipeline_folder), "lora": str(lora)}, **SETTINGS | prompts_of(run))
+    assert pictures(adapted) != pictures(plain)
+
+
+def prompts_of(evaluation: Path) -> dict[str, str]:
+    return {"prompts": read_json(evaluation / "settings.json")["prompts"]}
+
+
+def test_models_that_cannot_draw_are_refused(here, finished_run, tiny_pipeline_folder, tmp_path):
+    with pytest.raises(UserError, match="is no finished run, no pipeline"):
+        here(str(tmp_path))
+    with pytest.raises(UserError, match=r"There is no published:dpo.*published:sdxl, published:diffusion_dpo"):
+        here("published:dpo")
+    with pytest.raises(UserError, match="has no key ckpt"):
+        here({"ckpt": "x"})
+    other = shutil.copytree(tiny_pipeline_folder, tmp_path / "sd15")
+    index = read_json(other / "model_index.json") | {"_class_name": "StableDiffusionPipeline"}
+    write_json(other / "model_index.json", index)
+    with pytest.raises(UserError, match="StableDiffusionPipeline"):
+        here(str(other), prompts="builtin:emoji/prompts/test.csv")
+    wrong = tmp_path / "lora.safetensors"
+    save_file({"unet.nowhere.lora_A.weight": torch.ones(4, 16)}, wrong)
+    with pytest.raises(UserError, match="does not fit"):
+        here({"pretrained": str(tiny_pipeline_folder), "lora": str(wrong)}, prompts="builtin:emoji/prompts/test.csv")
+    write_json(finished_run / "manifest.json", read_json(finished_run / "manifest.json") | {"status": "interrupted"})
     with pytest.raises(UserError, match="interrupted, not finished"):
-        evaluate({"run": str(finished_run), **NO_OVERRIDES})
+        here()
 
 
-@pytest.fixture(scope="module")
-def drawn():
-    """Real pictures of every generator concept in every style: (prompts, styles, pictures)."""
-    prompts, styles, rows = [], [], []
-    colours = list(dict.fromkeys(colour for _, _, colour in held_out_captions(TEST_CONCEPTS)))
-    for number, concept in enumerate(CONCEPTS):
-        for style in STYLES:
-            colour = colours[(number + STYLES.index(style)) % len(colours)]
-            prompts.append(caption(concept, colour, number % 2))
-            styles.append(style)
-            random = generator_for(77, number, STYLES.index(style))
-            rows.append(torch.from_numpy(composite(load_artwork().drawing(concept, style), colour, random).copy()))
-    return prompts, styles, to_unit_range(torch.stack(rows))
+def test_runs_without_weights_are_refused(here, finished_run):
+    shutil.rmtree(finished_run / "unet")
+    with pytest.raises(UserError, match="not finished"):
+        here()
 
 
-@pytest.mark.parametrize("style", STYLES)
-@torch.no_grad()
-def test_the_judges_know_real_pictures(drawn, style):
-    prompts, styles, images = drawn
-    scores = {scorer.name: scorer(images, prompts) for scorer in build_scorers(list(SCORERS), style)}
-    is_target = torch.tensor([name == style for name in styles])
-    assert ((scores["style"] > 0.5) == is_target).float().mean() >= 0.95
-    assert scores["concept"].mean() >= 0.95
-    assert scores["background"].mean() >= 0.99
-    assert scores["pixel_distance"][is_target].median() < scores["pixel_distance"][~is_target].median()
+def test_runs_of_different_settings_need_a_word(here, finished_run, tmp_path):
+    other = shutil.copytree(finished_run, tmp_path / "other")
+    config = (other / "config.yaml").read_text()
+    (other / "config.yaml").write_text(config.replace("guidance_scale: 2.0", "guidance_scale: 7.5"))
+    with pytest.raises(UserError, match=r"guidance_scale is 2.0 in .* and 7.5 in .*Say which: guidance_scale="):
+        here(str(finished_run), str(other))
+    assert len(here(str(finished_run), str(other), guidance_scale=3.0)) == 3
 
 
-def test_prompts_come_from_csv_and_text_and_mistakes_are_named(tmp_path):
-    assert len(read_prompts("builtin:emoji/prompts/test.csv")) == 96
-    table, text, binary = (tmp_path / name for name in ("p.csv", "p.txt", "b.txt"))
-    table.write_text("id,prompt\n1,a fox\n", encoding="utf-8")
-    text.write_text("\n\n", encoding="utf-8")
-    binary.write_bytes(b"\xff\xfe\x00")
-    assert read_prompts(str(table)) == ["a fox"]
-    for path, said in ((text, "holds no prompt"), (binary, "not UTF-8"), (tmp_path / "none.txt", "no such file")):
-        with pytest.raises(UserError, match=said):
-            read_prompts(str(path))
+def test_broken_pictures_and_weights_are_named(here, finished_run, tmp_path):
+    here()
+    broken = next(file for file in stored(tmp_path) if file.suffix == ".png")
+    broken.write_bytes(broken.read_bytes()[:60])
+    with pytest.raises(UserError, match=f"{broken.name} is broken .*draws it again"):
+        here(scorers=["nsfw"])
+    broken.unlink()
+    here(scorers=["nsfw"])
+    tensors = load_file(finished_run / "unet" / "diffusion_pytorch_model.safetensors")
+    tensors["conv_out.weight"] *= torch.nan
+    save_file(tensors, finished_run / "unet" / "diffusion_pytorch_model.safetensors")
+    with pytest.raises(RunError, match="not finite"):
+        here()
 
 
-def test_held_out_captions_share_nothing_with_the_pairs():
-    import pyarrow.parquet as parquet
-
-    from mapolab.paths import resolve
-
-    with open(resolve("builtin:emoji/prompts/test.csv"), encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    for pairs in resolve("builtin:emoji/pairs").iterdir():
-        captions = parquet.read_table(pairs, columns=["caption"]).column("caption").to_pylist()
-        assert not {row["prompt"] for row in rows} & set(captions)
-        assert not any(row["concept"] in text for row in rows for text in captions)
+def test_long_prompts_are_counted(here, tmp_path, capsys):
+    (tmp_path / "long.txt").write_text("a fox\nan extraordinarily long prompt\n")
+    _, run = here(prompts=str(tmp_path / "long.txt"))
+    assert read_json(run / "settings.json")["cut_prompts"] == {"the model": 1}
+    assert "Of 2 prompts some are longer than their readers take: the model cuts 1." in capsys.readouterr().out

@@ -74,7 +74,7 @@ def test_an_unfinished_run(three_methods) -> None:
 
 def test_a_run_without_evaluation_names_the_command(three_methods) -> None:
     folder = three_methods.run("mapo", seed=1, evaluated=False)
-    with pytest.raises(UserError, match=f"`mapolab evaluate run={folder}`"):
+    with pytest.raises(UserError, match=f"`mapolab evaluate models={folder}`"):
         collect(PATTERN)
 
 

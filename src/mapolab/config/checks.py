@@ -30,8 +30,10 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,99}")
 def check(config: Config, command: str) -> None:
     """Run every check that belongs to a command. Raises UserError for the first thing that is wrong."""
     check_values(dict(_flat(config)))
-    if command in ("evaluate", "export"):
+    if command == "export":
         files_named.check_run_folder(config["run"])
+    if command == "evaluate":
+        _check_evaluation(config)
     if command == "compare":
         _check_runs(config["runs"])
     if command == "plan":
@@ -42,6 +44,20 @@ def check(config: Config, command: str) -> None:
         _check_prepare(config)
     if command == "export":
         _check_formats(config["formats"])
+
+
+def _check_evaluation(evaluation: Config) -> None:
+    """What `mapolab evaluate` and the later evaluation of a run are told; null is for the runs to say."""
+    from mapolab.evaluation.scorers.registry import check_names
+
+    named = evaluation["scorers"]
+    if named is not None and not isinstance(named, list):
+        raise UserError(f"scorers is {named}. Give a list, such as scorers=[{named}].")
+    check_names(named or [])
+    files_named.check_prompts(evaluation["prompts"])
+    devices = evaluation.get("devices", "auto")
+    if devices != "auto" and not (type(devices) is int and devices >= 1):
+        raise UserError(f"devices is {devices}; give a number of 1 or more, or auto.")
 
 
 def _check_formats(formats: Any) -> None:
@@ -75,7 +91,7 @@ def _check_train(config: Config) -> None:
     _check_data(config["data"])
     _check_checkpoints(config)
     _check_validation(config)
-    files_named.check_prompts(config["evaluation"]["prompts"])
+    _check_evaluation(config["evaluation"])
     check_model_settings(config)
     check_precision(config)
     check_compiler(config)

@@ -7,6 +7,7 @@ from mapolab.config.suggest import did_you_mean
 from mapolab.errors import UserError
 
 FLOATS = ("float32", "bfloat16", "float16")
+SCHEDULERS = ("euler", "euler_ancestral", "ddim", "dpm++")
 CHOICES = {
     "task": ("align", "tiny_base"),
     "model.vae_dtype": ("auto", *FLOATS),
@@ -27,6 +28,8 @@ CHOICES = {
     "trainer.precision": ("32-true", "bf16-mixed", "16-mixed", "64-true"),
     "trainer.progress": ("auto", "plain", "off"),
     "dtype": FLOATS,
+    **{f"{block}scheduler": SCHEDULERS for block in ("", "evaluation.")},
+    **{f"{block}precision": ("auto", *FLOATS) for block in ("", "evaluation.")},
     "format": ("table", "json"),
 }
 AT_LEAST = {
@@ -49,6 +52,10 @@ AT_LEAST = {
     "evaluation.guidance_scale": 0,
     "evaluation.seed": 0,
     "evaluation.batch_size": 1,
+    "evaluation.limit": 1,
+    "evaluation.images_per_prompt": 1,
+    "limit": 1,
+    "images_per_prompt": 1,
     "steps": 1,
     "guidance_scale": 0,
     "batch_size": 1,
@@ -66,7 +73,7 @@ PROBABILITIES = (
     "data.max_broken_share",
 )
 BETWEEN_ZERO_AND_ONE = ("trainer.ema_decay", "confidence")
-MULTIPLES_OF_EIGHT = ("data.resolution", "evaluation.height", "evaluation.width")
+MULTIPLES_OF_EIGHT = ("data.resolution", "evaluation.height", "evaluation.width", "height", "width")
 
 
 def check_values(values: dict[str, Any]) -> None:

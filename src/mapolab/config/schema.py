@@ -123,14 +123,19 @@ class Evaluation:
     prompts: str | None = MISSING
     split: str | None = MISSING
     revision: str | None = MISSING
+    limit: int | None = MISSING
+    images_per_prompt: int = MISSING
+    negative_prompt: str = MISSING
     steps: int = MISSING
     guidance_scale: float = MISSING
+    scheduler: str = MISSING
     seed: int = MISSING
     batch_size: int = MISSING
     height: int = MISSING
     width: int = MISSING
+    precision: str = MISSING
     target_style: str | None = MISSING
-    scorers: list[str] = MISSING
+    scorers: Any = MISSING  # a list of names, or of mappings with _target_ and settings
     after_training: bool = MISSING
 
 
@@ -166,14 +171,27 @@ class Prepare(Train):
 
 @dataclass
 class Evaluate:
-    run: str = MISSING
+    models: Any = MISSING  # a list of names or mappings, or one of them
+    base: bool = MISSING
     prompts: str | None = MISSING
     split: str | None = MISSING
     revision: str | None = MISSING
+    limit: int | None = MISSING
+    images_per_prompt: int | None = MISSING
+    negative_prompt: str | None = MISSING
     steps: int | None = MISSING
     guidance_scale: float | None = MISSING
+    scheduler: str | None = MISSING
     seed: int | None = MISSING
     batch_size: int | None = MISSING
+    height: int | None = MISSING
+    width: int | None = MISSING
+    precision: str | None = MISSING
+    target_style: str | None = MISSING
+    scorers: Any = MISSING
+    devices: Any = MISSING
+    output_root: str = MISSING
+    store: str | None = MISSING
 
 
 @dataclass

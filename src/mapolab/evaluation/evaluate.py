@@ -1,139 +1,155 @@
-"""``mapolab evaluate run=<folder>``: draw the prompts and score the pictures, for a run and for its base."""
+"""``mapolab evaluate models=[...]``: draw the prompts with every model and score the pictures."""
 
 from __future__ import annotations
 
 import csv
-import io
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-import torch
-from omegaconf import OmegaConf
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from mapolab import files
-from mapolab.errors import UserError
-from mapolab.evaluation.generation import final_weights, generate, load_pictures, load_pipeline, picture_path
-from mapolab.evaluation.prompts import find_prompts
-from mapolab.evaluation.scorer import Scorer, build_scorers
+from mapolab.evaluation.models import EvaluatedModel, base_of, find_models
+from mapolab.evaluation.options import drawings_of, load_prompts, options_for, settings_of
+from mapolab.evaluation.processes import Processes, start_processes
+from mapolab.evaluation.prompt_lengths import cut_prompts
+from mapolab.evaluation.scorers.registry import build_scorers
+from mapolab.evaluation.scorers.scorer import Scorer
+from mapolab.evaluation.scoring import score_pictures, write_table
+from mapolab.evaluation.store import Store
 
-OVERRIDABLE = ("prompts", "split", "revision", "steps", "guidance_scale", "seed", "batch_size")
 
+def evaluate(config: dict[str, Any]) -> list[Path]:
+    """Draw and score with the models of `config`, and with the bases that their runs started from.
 
-def evaluate(config: dict) -> Path:
-    """Evaluate the run and its base with the run's own evaluation settings, but for what the command overrides.
-
-    Returns the folder ``<run>/evaluation/<hash>`` with settings.json, scores.csv and images/. What is there already is
-    not drawn or scored again. Raises UserError when the folder is no finished run.
+    Returns the evaluations' folders, ``<model's folder>/evaluation/<hash>`` with settings.json, scores.csv and images/,
+    in the order of the models, bases first. What the store holds is not drawn or scored again. Raises UserError for
+    what cannot be evaluated, before anything is drawn.
     """
-    run = Path(config["run"])
-    run_config = config_of_finished_run(run)
-    options = run_config["evaluation"] | {key: config[key] for key in OVERRIDABLE if config.get(key) is not None}
-    if not options["prompts"]:
-        raise UserError("There are no prompts to draw. Give prompts=<a .csv or .txt file>.")
-    # Runs from before data sets could hold the prompts lack these keys.
-    index_folder = Path(run_config["data"].get("cache_folder") or Path(run_config["output_root"]) / ".cache")
-    prompts = find_prompts(options["prompts"], options.get("split"), options.get("revision"), index_folder)
-    scorers = build_scorers(options["scorers"], options["target_style"])
-    settings = _settings(options, prompts, scorers)
-    base = _base_folder(run, run_config)
-    folders = {"base": _evaluation_folder(base, settings), _label(run): _evaluation_folder(run, settings)}
-    for folder, weights in zip(folders.values(), (None, final_weights(run)), strict=True):
-        _evaluate_one(folder, run_config, weights, prompts, scorers, settings, options["batch_size"])
-    files.write_json(folders[_label(run)] / "links.json", {"base": f"../{base.name}"})
-    _print_means(folders, scorers)
-    return folders[_label(run)]
+    output_root = Path(config.get("output_root") or "outputs")
+    models = find_models(config["models"], output_root)
+    bases = {} if config.get("base") is False else _bases(models, output_root)
+    everyone = list({model.folder.resolve(): model for model in [*bases.values(), *models]}.values())
+    options = options_for(models, config)
+    for model in everyone:
+        model.sdxl  # noqa: B018 (says what is no SDXL)
+    prompts = load_prompts(options, output_root / ".cache")
+    processes = start_processes(config.get("devices") or "auto")
+    scorers = build_scorers(options["scorers"], options["target_style"], processes.device)
+    settings = settings_of(options, prompts, everyone, on_gpu=processes.device != "cpu")
+    cut = cut_prompts(everyone[0], scorers, prompts)
+    store = Store(Path(config.get("store") or output_root / ".store"))
+    if processes.rank == 0:
+        _tell(cut, len(prompts))
+    work = Evaluation(settings, options, drawings_of(prompts, settings), scorers, store, processes, cut)
+    folders = {model.folder: work.run(model) for model in everyone}
+    if processes.rank == 0:
+        for model in models:
+            if model.folder.resolve() in bases:
+                base = os.path.relpath(bases[model.folder.resolve()].folder, model.folder)
+                files.write_json(folders[model.folder] / "links.json", {"base": base})
+        _print_means({model.name: folders[model.folder] for model in everyone}, scorers)
+    processes.barrier()
+    return list(folders.values())
 
 
-def config_of_finished_run(run: Path) -> dict:
-    """The resolved config of the run in this folder. Raises UserError unless the run is finished."""
-    if not (run / "manifest.json").is_file():
-        raise UserError(
-            f"{run} is not a run folder: it has no manifest.json. Give run=<the folder that `train` named>."
-        )
-    status = files.read_json(run / "manifest.json")["status"]
-    if status != "finished" or final_weights(run) is None:
-        raise UserError(f"The run in {run} is {status}, not finished. Give its `mapolab train` command again first.")
-    return OmegaConf.to_container(OmegaConf.load(run / "config.yaml"), resolve=True)
+def _bases(models: list[EvaluatedModel], output_root: Path) -> dict[Path, EvaluatedModel]:
+    """The base of each run, by the run's folder."""
+    return {model.folder.resolve(): base_of(model.run, output_root) for model in models if model.run is not None}
 
 
-def _label(run: Path) -> str:
-    manifest = files.read_json(run / "manifest.json")
-    return f"{manifest['label']}, seed {manifest['seed']}"
+class Evaluation:
+    """One way to draw and score, for several models."""
+
+    def __init__(
+        self,
+        settings: dict[str, Any],
+        options: dict[str, Any],
+        drawings: list[tuple[str, int, int]],
+        scorers: list[Scorer],
+        store: Store,
+        processes: Processes,
+        cut: dict[str, int],
+    ) -> None:
+        self.settings, self.drawings, self.scorers, self.store = settings, drawings, scorers, store
+        self.processes, self.group, self.cut = processes, options["batch_size"], cut
+        # Under which names the prompts were found; what they are is in the settings' hash.
+        self.named = {
+            key: options[key] for key in ("prompts", "split", "revision", "limit") if options[key] is not None
+        }
+
+    def run(self, model: EvaluatedModel) -> Path:
+        """Draw and score with one model; returns the evaluation's folder, which appears when all of it is done."""
+        from mapolab.evaluation.generation import generate, load_pipeline, picture_keys
+
+        folder = model.folder / "evaluation" / files.short_hash(self.settings)
+        keys = picture_keys(model, self.drawings, self.settings)
+        share = (self.processes.rank, self.processes.count)
+
+        def pipeline():
+            return load_pipeline(model, self.settings["scheduler"], self.settings["precision"]).to(
+                self.processes.device
+            )
+
+        with self._progress(f"{model.name}: drawing") as progress:
+            drawn = generate(pipeline, self.drawings, keys, self.settings, self.store, self.group, share, progress)
+        prompts = [prompt for prompt, _, _ in self.drawings]
+        with self._progress(f"{model.name}: scoring") as progress:
+            scored = score_pictures(self.scorers, keys, prompts, self.store, self.group, share, progress)
+        self.processes.barrier()
+        if self.processes.rank == 0:
+            self._write(model, folder, keys)
+            if self.processes.count == 1:
+                print(f"{model.name}: {drawn} of {len(keys)} pictures drawn, {scored} scores computed")
+        self.processes.barrier()
+        return folder
+
+    def _write(self, model: EvaluatedModel, folder: Path, keys: list[str]) -> None:
+        if model.run is None and not (model.folder / "manifest.json").is_file():
+            files.write_json(model.folder / "manifest.json", _manifest_of(model))
+        scorers = {scorer.name: scorer.about() for scorer in self.scorers}
+        if (folder / "settings.json").is_file():  # an earlier evaluation by other scorers stays in the table
+            earlier = files.read_json(folder / "settings.json")["scorers"]
+            fit = [scorer for scorer in earlier if all(scorer["fingerprint"] in self.store.scores(key) for key in keys)]
+            scorers = {scorer["name"]: scorer for scorer in fit} | scorers
+        about = {"scorers": list(scorers.values()), "cut_prompts": self.cut, "model": model.fingerprint}
+        write_table(folder, self.drawings, keys, list(scorers.values()), self.store)
+        files.write_json(folder / "settings.json", self.settings | self.named | about)
+
+    @contextmanager
+    def _progress(self, task: str) -> Iterator[Any]:
+        """A bar in rank 0's terminal; nothing elsewhere."""
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        console = Console(stderr=True)
+        shown = self.processes.rank == 0 and console.is_terminal
+        with Progress(*columns, console=console, transient=True, disable=not shown) as bar:
+            number = bar.add_task(task, total=-(-len(self.drawings) // self.processes.count))
+            yield lambda done: bar.advance(number, done)
 
 
-def _settings(options: dict, prompts: list[str], scorers: list[Scorer]) -> dict:
-    """All that decides what the pictures and scores are; its hash names the evaluation's folder."""
-    keys = ("prompts", "steps", "guidance_scale", "seed", "height", "width", "target_style")
-    settings = {key: options[key] for key in keys}
-    prompt_hash = files.short_hash(prompts)
-    return settings | {
-        "prompt_count": len(prompts),
-        "prompts_hash": prompt_hash,
-        "scheduler": "EulerDiscreteScheduler",
-        "scorers": [scorer.about() for scorer in scorers],
-    }
+def _manifest_of(model: EvaluatedModel) -> dict[str, Any]:
+    """What the comparison reads of a model that is no run of ours."""
+    kind = "base" if model.label == "base" else "other"
+    weights = str(model.weights) if model.weights else None
+    about = {"objective": {"name": kind}, "label": model.label, "seed": None}
+    return {"status": "finished", **about, "model": model.config["model"], "weights": weights}
 
 
-def _evaluation_folder(run: Path, settings: dict) -> Path:
-    return run / "evaluation" / files.short_hash(settings)
-
-
-def _base_folder(run: Path, run_config: dict) -> Path:
-    """The base model as a run of its own, beside the runs that started from it."""
-    model = {key: run_config["model"][key] for key in ("pretrained", "revision", "variant", "vae")}
-    # Only where they differ from the usual: the folders of older evaluations keep their names.
-    model |= {"vae_revision": revision} if (revision := run_config["model"].get("vae_revision")) else {}
-    sampling = {
-        key: run_config.get("diffusion", {}).get(key, "auto") for key in ("prediction_type", "zero_terminal_snr")
-    }
-    model |= {key: value for key, value in sampling.items() if value != "auto"}
-    folder = run.parent / f"base-{files.short_hash(model)}"
-    if not (folder / "manifest.json").exists():
-        manifest = {"status": "finished", "objective": {"name": "base"}, "label": "base", "seed": None, "model": model}
-        files.write_json(folder / "manifest.json", manifest)
-    return folder
-
-
-def _evaluate_one(
-    folder, run_config: dict, weights: Path | None, prompts, scorers, settings: dict, batch_size: int
-) -> None:
-    if (folder / "scores.csv").exists():
-        return
-    files.write_json(folder / "settings.json", settings)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    pipeline = load_pipeline(run_config, weights).to(device)
-    console = Console()
-    with console.status(f"drawing {len(prompts)} pictures into {folder}") as status:
-        generate(
-            pipeline,
-            prompts,
-            settings,
-            folder,
-            batch_size,
-            lambda done: status.update(f"{done}/{len(prompts)} pictures in {folder}"),
-        )
-    _write_scores(folder, prompts, scorers, settings["seed"], batch_size)
-
-
-@torch.no_grad()
-def _write_scores(folder: Path, prompts: list[str], scorers: list[Scorer], seed: int, batch_size: int) -> None:
-    """scores.csv: index, prompt, seed, image, then a column a scorer. It appears only when every picture is scored."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(["index", "prompt", "seed", "image", *(scorer.name for scorer in scorers)])
-    for start in range(0, len(prompts), batch_size):
-        texts = prompts[start : start + batch_size]
-        paths = [picture_path(folder, start + offset) for offset in range(len(texts))]
-        pictures = load_pictures(paths)
-        columns = [scorer(pictures, texts).tolist() for scorer in scorers]
-        for offset, (path, text) in enumerate(zip(paths, texts, strict=True)):
-            scores = [f"{column[offset]:.6g}" for column in columns]
-            writer.writerow([start + offset, text, seed, path.relative_to(folder).as_posix(), *scores])
-    files.write_text(folder / "scores.csv", buffer.getvalue())
+def _tell(cut: dict[str, int], total: int) -> None:
+    """Say which readers see only the beginning of how many prompts."""
+    if told := [f"{reader} cuts {count}" for reader, count in cut.items() if count]:
+        print(f"Of {total} prompts some are longer than their readers take: {', '.join(told)}.")
 
 
 def _print_means(folders: dict[str, Path], scorers: list[Scorer]) -> None:
+    """Nothing where there is no scorer."""
+    if not scorers:
+        return
     table = Table("", *(scorer.name for scorer in scorers), title="mean scores")
     for label, folder in folders.items():
         with open(folder / "scores.csv", encoding="utf-8") as file:

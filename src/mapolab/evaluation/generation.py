@@ -2,113 +2,183 @@
 
 from __future__ import annotations
 
-import io
-import json
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
+from typing import Any
 
 import diffusers
-import numpy as np
 import torch
 import transformers
-from diffusers import StableDiffusionXLPipeline, UNet2DConditionModel
-from PIL import Image
-from PIL.PngImagePlugin import PngInfo
+from diffusers import (
+    DDIMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerAncestralDiscreteScheduler,
+    EulerDiscreteScheduler,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
 
-from mapolab import files
 from mapolab.diffusion.noise import draw_noise
+from mapolab.errors import RunError, UserError
+from mapolab.evaluation.models import EvaluatedModel, is_lora
+from mapolab.evaluation.store import Store, content_key
 from mapolab.models.lora import LORA_FILE
+from mapolab.models.precision import DTYPES
 from mapolab.models.sdxl import SDXL
 from mapolab.streams import Stream
 
+SCHEDULERS = {
+    "euler": EulerDiscreteScheduler,
+    "euler_ancestral": EulerAncestralDiscreteScheduler,
+    "ddim": DDIMScheduler,
+    "dpm++": DPMSolverMultistepScheduler,
+}
+# What of an evaluation's settings decides a picture, beside the model, the prompt and its noise.
+DRAWING = ("negative_prompt", "steps", "guidance_scale", "scheduler", "height", "width", "precision")
 
-def load_pipeline(config: dict, weights: Path | None) -> StableDiffusionXLPipeline:
-    """The pipeline of a run's config in float32, with the weights in ``weights`` (`unet/` or `lora/`) where given."""
+
+def load_pipeline(
+    model: EvaluatedModel, scheduler: str = "euler", precision: str = "float32"
+) -> StableDiffusionXLPipeline:
+    """The whole pipeline in one precision, with the model's own weights where it has some.
+
+    A VAE that overflows in float16 is put into float32 by the pipeline itself when it decodes.
+
+    Raises UserError for what cannot be loaded.
+    """
     # Bars for every file that is read, and notes on encoders for which a LoRA has no part, say nothing here.
     transformers.utils.logging.disable_progress_bar()
     diffusers.utils.logging.set_verbosity_error()
-    sdxl = SDXL.from_config(config["model"], config.get("diffusion"))
-    sdxl = replace(sdxl, encoder_dtype="float32", vae_dtype="float32")
+    dtype = DTYPES[precision]
+    sdxl = replace(model.sdxl, encoder_dtype=precision, vae_dtype=precision)
     text = sdxl.load_text_encoders()
-    trained_unet = weights is not None and not is_lora(weights)
     pipeline = StableDiffusionXLPipeline(
         vae=sdxl.load_vae(),
         text_encoder=text.models[0],
         text_encoder_2=text.models[1],
         tokenizer=text.tokenizers[0],
         tokenizer_2=text.tokenizers[1],
-        unet=UNet2DConditionModel.from_pretrained(weights, dtype=torch.float32) if trained_unet else sdxl.load_unet(),
-        scheduler=sdxl.load_sampler(),
+        unet=_load_unet(model, sdxl, dtype),
+        scheduler=_load_scheduler(sdxl, scheduler),
         force_zeros_for_empty_prompt=sdxl.empty_prompt_is_zero,
         add_watermarker=False,
     )
-    if weights is not None and is_lora(weights):
-        pipeline.load_lora_weights(weights, weight_name=LORA_FILE)
+    pipeline.set_progress_bar_config(disable=True)
+    if model.weights is not None and is_lora(model.weights):
+        _add_lora(pipeline, model)
     return pipeline
 
 
-def is_lora(weights: Path) -> bool:
-    """Whether a run's final weights are adapters."""
-    return (weights / LORA_FILE).is_file()
+def _load_unet(model: EvaluatedModel, sdxl: SDXL, dtype: torch.dtype) -> UNet2DConditionModel:
+    if model.weights is None or is_lora(model.weights):
+        return sdxl.load_unet(dtype)
+    try:
+        unet = UNet2DConditionModel.from_pretrained(model.weights, dtype=dtype, use_safetensors=True)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise UserError(
+            f"The UNet in {model.weights} cannot be loaded: {_short(error)} It must be in diffusers' layout."
+        ) from None
+    wanted, found = sdxl.parts.config("unet"), unet.config
+    for key in ("cross_attention_dim", "in_channels", "addition_embed_type", "projection_class_embeddings_input_dim"):
+        if found.get(key) != wanted.get(key):
+            raise UserError(
+                f"The UNet in {model.weights} does not fit {sdxl.pretrained}: its {key} is {found.get(key)}, not "
+                f"{wanted.get(key)}. Name the base that it was trained from (pretrained: ...)."
+            )
+    return unet
 
 
-def final_weights(run: Path) -> Path | None:
-    """The folder of a finished run's weights: `unet/` or `lora/`; None if it has neither."""
-    return next((run / name for name in ("unet", "lora") if (run / name).is_dir()), None)
+def _add_lora(pipeline: StableDiffusionXLPipeline, model: EvaluatedModel) -> None:
+    path = model.weights
+    folder, name = (path.parent, path.name) if path.is_file() else (path, _lora_name(path))
+    try:
+        pipeline.load_lora_weights(folder, weight_name=name)
+    except Exception as error:  # whatever peft, safetensors or diffusers raise for a file that does not fit
+        raise UserError(f"The LoRA {path} does not fit {model.sdxl.pretrained}: {_short(error)}") from None
 
 
-def picture_path(folder: Path, index: int) -> Path:
-    """Where the picture of the index-th prompt lies."""
-    return folder / "images" / f"{index:05d}.png"
+def _lora_name(folder: Any) -> str:
+    names = sorted(file.name for file in folder.glob("*.safetensors"))
+    if LORA_FILE in names or len(names) == 1:
+        return LORA_FILE if LORA_FILE in names else names[0]
+    raise UserError(f"{folder} holds {len(names)} .safetensors files. Name the LoRA's own file: lora: <file>.")
+
+
+def _load_scheduler(sdxl: SDXL, name: str) -> Any:
+    if name not in SCHEDULERS:
+        raise UserError(f"scheduler={name} does not exist. Choose one of {', '.join(SCHEDULERS)}.")
+    return SCHEDULERS[name].from_config(sdxl.load_sampler().config)
+
+
+def _short(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
+
+
+def picture_keys(model: EvaluatedModel, drawings: list[tuple[str, int, int]], settings: dict[str, Any]) -> list[str]:
+    """The store's keys of (prompt, seed, position) under these settings."""
+    drawing = {key: settings[key] for key in DRAWING}
+    return [content_key([model.fingerprint, drawing, *one]) for one in drawings]
 
 
 @torch.no_grad()
 def generate(
-    pipeline: StableDiffusionXLPipeline,
-    prompts: list[str],
-    settings: dict,
-    folder: Path,
-    batch_size: int,
+    pipeline: Callable[[], StableDiffusionXLPipeline],
+    drawings: list[tuple[str, int, int]],
+    keys: list[str],
+    settings: dict[str, Any],
+    store: Store,
+    group: int,
+    share: tuple[int, int],
     progress: Callable[[int], None],
-) -> None:
-    """Draw the prompts whose picture is not in ``folder`` yet; calls ``progress`` with the number of pictures done.
+) -> int:
+    """Draw this process's share of what the store lacks; returns how many pictures that were.
 
-    Prompts go through the model in fixed groups of ``batch_size``, so an interrupted evaluation that continues gives
-    the same pictures as one that was never stopped.
+    drawings: (prompt, seed, position of the noise). group: pictures generated together. share: (rank, processes).
+    pipeline: called once something is to be drawn. Groups are fixed, and a process takes whole ones: what stands beside
+    a picture in its batch, which can change a last bit, is the same on any number of processes and after any kill.
+    Raises RunError for pictures that are not finite.
     """
-    pipeline.set_progress_bar_config(disable=True)
+    rank, processes = share
+    loaded, drawn = None, 0
+    starts = range(0, len(drawings), group)
+    for start in list(starts)[rank::processes]:
+        members = range(start, min(start + group, len(drawings)))
+        missing = [index for index in members if not store.has_picture(keys[index])]
+        if missing:
+            loaded = loaded or pipeline()
+            pictures = _draw(loaded, [drawings[index] for index in members], settings)
+            for index, picture in zip(members, pictures, strict=True):
+                if index in missing:
+                    prompt, seed, position = drawings[index]
+                    about = {"prompt": prompt, "seed": seed, "position": position, "settings": settings}
+                    store.keep_picture(keys[index], picture, about)
+            drawn += len(missing)
+        progress(len(members))
+    return drawn
+
+
+def _draw(pipeline: StableDiffusionXLPipeline, drawings: list[tuple[str, int, int]], settings: dict[str, Any]) -> list:
     factor = pipeline.vae_scale_factor
     shape = (pipeline.unet.config.in_channels, settings["height"] // factor, settings["width"] // factor)
-    for start in range(0, len(prompts), batch_size):
-        indices = list(range(start, min(start + batch_size, len(prompts))))
-        if not all(picture_path(folder, index).exists() for index in indices):
-            pictures = pipeline(
-                prompt=[prompts[index] for index in indices],
-                latents=draw_noise(settings["seed"], indices, shape, Stream.GENERATION).to(
-                    pipeline.device, pipeline.unet.dtype
-                ),
-                num_inference_steps=settings["steps"],
-                guidance_scale=settings["guidance_scale"],
-                height=settings["height"],
-                width=settings["width"],
-                output_type="pil",
-            ).images
-            for index, picture in zip(indices, pictures, strict=True):
-                _save_picture(picture, picture_path(folder, index), prompts[index], settings)
-        progress(indices[-1] + 1)
-
-
-def load_pictures(paths: list[Path]) -> torch.Tensor:
-    """Pictures of one size as (B, 3, H, W) float32 in [-1, 1]."""
-    pictures = [np.asarray(Image.open(path).convert("RGB")) for path in paths]
-    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 127.5 - 1
-
-
-def _save_picture(picture: Image.Image, path: Path, prompt: str, settings: dict) -> None:
-    about = PngInfo()
-    about.add_text("prompt", prompt)
-    about.add_text("settings", json.dumps(settings))
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG", pnginfo=about)
-    files.write_bytes(path, buffer.getvalue())
+    noise = [draw_noise(seed, [position], shape, Stream.GENERATION) for _, seed, position in drawings]
+    # The one scheduler here that adds noise of its own gets it from the pictures' seeds.
+    generators = [torch.Generator("cpu").manual_seed(seed * 1_000_003 + position) for _, seed, position in drawings]
+    prompts = [prompt for prompt, _, _ in drawings]
+    output = pipeline(
+        prompt=prompts,
+        negative_prompt=[settings["negative_prompt"]] * len(prompts) if settings["negative_prompt"] else None,
+        latents=torch.cat(noise).to(pipeline.device, pipeline.unet.dtype),
+        generator=generators,
+        num_inference_steps=settings["steps"],
+        guidance_scale=settings["guidance_scale"],
+        height=settings["height"],
+        width=settings["width"],
+        output_type="pt",
+    ).images
+    if not torch.isfinite(output).all():
+        raise RunError(
+            "The model draws pictures that are not finite: its weights are broken, or it overflows in half precision. "
+            "Try precision=float32."
+        )
+    processor = pipeline.image_processor
+    return processor.numpy_to_pil(processor.pt_to_numpy(output))

@@ -1,21 +1,31 @@
-"""Prompt sets: a CSV file with a ``prompt`` column, a text file with a prompt a line, or the captions of a data set."""
+"""Prompt sets: named ones, files with a prompt a line, row or object, or the captions of a data set."""
 
 from __future__ import annotations
 
 import csv
+import json
 from collections.abc import Iterator
 from pathlib import Path
+
+import pyarrow
+import pyarrow.parquet as parquet
 
 from mapolab.data.records import RowText
 from mapolab.data.sources.open import open_source
 from mapolab.errors import UserError
+from mapolab.evaluation.prompt_sets import PROMPT_SETS, fetch_set
 from mapolab.paths import resolve
+
+COLUMNS = ("prompt", "Prompt", "prompts", "Prompts", "caption", "text")
+FILES = (".csv", ".tsv", ".txt", ".json", ".jsonl")
 
 
 def find_prompts(source: str, split: str | None, revision: str | None, cache_folder: Path) -> list[str]:
-    """The prompts of a .csv or .txt file in its order, or the different captions of a data set (named as `data.path`).
+    """The prompts that `source` names, in their order, as often as they stand there.
 
-    split, revision: of the data set. cache_folder: where its index is kept. Raises UserError where there are none.
+    source: a set of `prompt_sets`, a file (.txt, .csv, .tsv, .json, .jsonl, .parquet), or a data set, named as
+    `data.path`, whose different captions they are. split, revision: of the data set. cache_folder: where its index is
+    kept. Raises UserError where there are none.
     """
     return held_out(source, split, revision, cache_folder)[0]
 
@@ -29,7 +39,12 @@ def held_out(
     """
     if source is None:
         return [], []
-    if Path(source).suffix in (".csv", ".txt"):
+    if source in PROMPT_SETS:
+        chosen = PROMPT_SETS[source]
+        if chosen.split is None:
+            return [prompt for path in fetch_set(chosen) for prompt in read_prompts(str(path))], []
+        source, split, revision = chosen.repository, split or chosen.split, revision or chosen.revision
+    if Path(source).suffix in FILES or _is_table(source):
         return read_prompts(source), []
     texts = list(_texts(source, split, revision, cache_folder))
     prompts = dict.fromkeys(text.caption for text in texts if text.caption)
@@ -37,22 +52,74 @@ def held_out(
 
 
 def read_prompts(source: str) -> list[str]:
-    """The prompts of a .csv or .txt file, in its order.
+    """The prompts of a file, in its order.
 
-    Raises UserError when the file is missing, not UTF-8, has no ``prompt`` column or holds no prompt.
+    Raises UserError when the file is missing, not UTF-8, has no column `prompt` (or a usual other name), or holds none.
     """
     path = Path(resolve(source))
     if not path.is_file():
         raise UserError(f"evaluation.prompts is {source}, but there is no such file. Name a .csv or a .txt file.")
+    found = [prompt.strip() for prompt in _prompts_in(path, source)]
+    prompts = [prompt for prompt in found if prompt]
+    if not prompts:
+        raise UserError(f"{source} holds no prompt. Write one prompt a line, or a column named prompt.")
+    return prompts
+
+
+def _prompts_in(path: Path, source: str) -> list[str]:
+    if path.suffix == ".parquet":
+        table = parquet.read_table(path)
+        name = _column_name(table.column_names, source)
+        return [prompt or "" for prompt in table.column(name).to_pylist()]
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"{source} is not UTF-8 text (byte {error.start}). Save it as UTF-8.") from error
-    prompts = [line.strip() for line in (_column(text, source) if path.suffix == ".csv" else text.splitlines())]
-    prompts = [prompt for prompt in prompts if prompt]
-    if not prompts:
-        raise UserError(f"{source} holds no prompt. Write one prompt a line, or a column named prompt.")
+    if path.suffix in (".json", ".jsonl"):
+        return _from_json(text, path.suffix, source)
+    if path.suffix in (".csv", ".tsv"):
+        rows = csv.DictReader(text.splitlines(), delimiter="\t" if path.suffix == ".tsv" else ",")
+        name = _column_name(list(rows.fieldnames or []), source)
+        return [row[name] or "" for row in rows]
+    return text.splitlines()
+
+
+def _from_json(text: str, kind: str, source: str) -> list[str]:
+    """A list of strings or of objects; in .jsonl one of either a line."""
+    try:
+        lines = [line for line in text.splitlines() if line.strip()]
+        entries = [json.loads(line) for line in lines] if kind == ".jsonl" else json.loads(text)
+    except ValueError as error:
+        raise UserError(f"{source} is not JSON ({error}). A .jsonl file has one value a line.") from None
+    if not isinstance(entries, list):
+        raise UserError(f"{source} is no list. Write a list of prompts, or of objects with a key prompt.")
+    prompts = []
+    for entry in entries:
+        if isinstance(entry, dict):
+            entry = entry[_column_name(list(entry), source)]
+        if not isinstance(entry, str):
+            raise UserError(f"{source} holds {entry!r:.60}, which is no text. Write prompts as strings.")
+        prompts.append(entry)
     return prompts
+
+
+def _column_name(names: list[str], source: str) -> str:
+    found = next((name for name in COLUMNS if name in names), None)
+    if found is None:
+        raise UserError(f"{source} has the columns {names}, none of them named prompt. Add or rename one.")
+    return found
+
+
+def _is_table(source: str) -> bool:
+    """Whether this is a parquet file of prompts, and not of pairs."""
+    path = Path(resolve(source))
+    if path.suffix != ".parquet" or not path.is_file():
+        return False
+    try:
+        names = parquet.read_schema(path).names
+    except (pyarrow.ArrowException, OSError):
+        return False  # its reader says what is wrong
+    return "jpg_0" not in names and not {"caption", "label_0"} <= set(names)
 
 
 def _texts(source: str, split: str | None, revision: str | None, cache_folder: Path) -> Iterator[RowText]:
@@ -62,10 +129,3 @@ def _texts(source: str, split: str | None, revision: str | None, cache_folder: P
         raise UserError(f"evaluation.prompts={source}, evaluation.split={split}: {error}") from None
     for block in range(len(opened.block_sizes)):
         yield from opened.texts(block)
-
-
-def _column(text: str, source: str) -> list[str]:
-    rows = csv.DictReader(text.splitlines())
-    if "prompt" not in (rows.fieldnames or []):
-        raise UserError(f"{source} has the columns {rows.fieldnames}, none of them named prompt. Add or rename one.")
-    return [row["prompt"] or "" for row in rows]

@@ -11,8 +11,8 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalToken
 from safetensors import safe_open
 
 from mapolab.errors import UserError
-from mapolab.evaluation.evaluate import config_of_finished_run
-from mapolab.evaluation.generation import final_weights, is_lora, load_pipeline
+from mapolab.evaluation.generation import load_pipeline
+from mapolab.evaluation.models import EvaluatedModel, config_of_finished_run, final_weights, is_lora
 from mapolab.export.card import model_card
 from mapolab.export.formats import write_kohya, write_lora, write_pipeline, write_single_file, write_unet
 from mapolab.files import read_json, write_json, write_text
@@ -31,7 +31,8 @@ def export(config: dict[str, Any]) -> Path:
     if target.exists() and any(target.iterdir()):
         raise UserError(f"{target} exists and is not empty. Remove it, or give another folder as to=...")
     with FolderWriter(target) as folder:
-        _write(folder, formats, run_config, weights, DTYPES[config["dtype"]], config["name"] or target.name)
+        model = EvaluatedModel("run", None, run, run_config, weights, run_config)
+        _write(folder, formats, model, weights, DTYPES[config["dtype"]], config["name"] or target.name)
         manifest = read_json(run / "manifest.json")
         write_json(folder / "run_manifest.json", manifest)
         write_text(folder / "run_config.yaml", yaml.safe_dump(run_config, sort_keys=False, allow_unicode=True))
@@ -55,14 +56,14 @@ def _formats(wanted: Any, adapters: bool, run: Path) -> list[str]:
 
 
 def _write(
-    folder: Path, formats: list[str], run_config: dict[str, Any], weights: Path, dtype: torch.dtype, name: str
+    folder: Path, formats: list[str], model: EvaluatedModel, weights: Path, dtype: torch.dtype, name: str
 ) -> None:
     """lora and kohya are the adapters as they are; the others hold all weights, adapters merged into them."""
     if "lora" in formats:
         write_lora(folder, weights, dtype)
     if not set(formats) - {"lora"}:
         return
-    pipeline = load_pipeline(run_config, weights)
+    pipeline = load_pipeline(model)
     if "kohya" in formats:
         write_kohya(folder / f"{name}.kohya.safetensors", weights, pipeline.unet.config, _alphas(weights), dtype)
     if is_lora(weights):

@@ -65,7 +65,7 @@ def _check_finished(folder: Path, status: str) -> None:
     if status != "finished":
         raise UserError(
             f"The run in {folder} is {status}, not finished. Give its `mapolab train` command again and then "
-            f"`mapolab evaluate run={folder}`, or leave it out by naming the other runs: runs=[...]."
+            f"`mapolab evaluate models={folder}`, or leave it out by naming the other runs: runs=[...]."
         )
 
 
@@ -80,7 +80,7 @@ def _common_evaluation(folders: list[Path]) -> str:
     evaluations = {folder: _evaluations(folder) for folder in folders}
     missing = [folder for folder, own in evaluations.items() if not own]
     if missing:
-        commands = ", ".join(f"`mapolab evaluate run={folder}`" for folder in missing)
+        commands = ", ".join(f"`mapolab evaluate models={folder}`" for folder in missing)
         raise UserError(f"{len(missing)} of {len(folders)} runs are not evaluated yet. Give first: {commands}.")
     common = [name for name in evaluations[folders[0]] if all(name in own for own in evaluations.values())]
     if not common:
@@ -98,7 +98,7 @@ def _differing_settings(evaluations: dict[Path, dict[str, Path]]) -> str:
     differing = "; ".join(f"{key}: {own.get(key)} and {theirs.get(key)}" for key in keys)
     return (
         f"The runs have no evaluation in common, so their scores cannot be compared. {first} and {other} differ in "
-        f"{differing}. Give `mapolab evaluate run=<folder>` for each with the same settings."
+        f"{differing}. Give `mapolab evaluate models=<folder>` for each with the same settings."
     )
 
 
@@ -109,7 +109,7 @@ def _base(trained: list[Path], evaluation: str) -> Run:
         links = folder / "evaluation" / evaluation / "links.json"
         base = folder / read_json(links)["base"] if links.is_file() else None
         if base is None or not (base / "evaluation" / evaluation / "scores.csv").is_file():
-            raise UserError(f"{folder} has no evaluated base. Give `mapolab evaluate run={folder}`, which adds it.")
+            raise UserError(f"{folder} has no evaluated base. Give `mapolab evaluate models={folder}`, which adds it.")
         bases[base.resolve()] = folder
     if len(bases) > 1:
         started = "; ".join(f"{run} from {base.name}" for base, run in bases.items())
@@ -125,7 +125,7 @@ def _check_same_pictures(runs: list[Run]) -> None:
         if _drawn(run) != reference:
             raise UserError(
                 f"{run.evaluation / 'scores.csv'} does not hold the same prompts and seeds as {runs[0].evaluation}. "
-                f"Remove that folder and give `mapolab evaluate run={run.folder}` again."
+                f"Remove that folder and give `mapolab evaluate models={run.folder}` again."
             )
 
 

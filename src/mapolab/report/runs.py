@@ -71,7 +71,7 @@ class Run:
         if not np.isfinite(values).all():
             raise UserError(
                 f"The column {scorer} of {self.evaluation / 'scores.csv'} is missing or holds something that is no "
-                f"finite number. Remove that file and give `mapolab evaluate run={self.folder}` again."
+                f"finite number. Remove that file and give `mapolab evaluate models={self.folder}` again."
             )
         return values
 

@@ -71,7 +71,7 @@ def picture_file(run: Run, index: int) -> Path:
     if not file.is_file():
         raise UserError(
             f"The picture {file} is missing. Remove {run.evaluation / 'scores.csv'} and give "
-            f"`mapolab evaluate run={run.folder}` again."
+            f"`mapolab evaluate models={run.folder}` again."
         )
     return file
 

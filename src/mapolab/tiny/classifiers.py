@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
 
-from mapolab.evaluation.classifier import PictureClassifier
+from mapolab.evaluation.scorers.classifier import PictureClassifier
 from mapolab.tiny.autoencoder import to_unit_range
 from mapolab.tiny.concepts import COLOURS, CONCEPTS, STYLES
 from mapolab.tiny.pictures import composite, generator_for, load_artwork

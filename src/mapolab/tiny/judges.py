@@ -8,7 +8,7 @@ import torch
 from diffusers import AutoencoderKL
 from safetensors.torch import save_file
 
-from mapolab.evaluation.pixels import fit_statistics, pixel_statistics
+from mapolab.evaluation.scorers.pixels import fit_statistics, pixel_statistics
 from mapolab.tiny.autoencoder import other_concepts
 from mapolab.tiny.classifiers import draw_pictures, through_autoencoder
 from mapolab.tiny.concepts import COLOURS, STYLES

@@ -31,20 +31,20 @@ def train(config: dict[str, Any]) -> Path:
             requeue.ask(folder.last_saved_step(), stop.reason)
         raise
     if requeue and config["evaluation"].get("after_training"):
-        _evaluate(path, requeue)
+        _evaluate(path, config["output_root"], requeue)
     return path
 
 
-def _evaluate(path: Path, requeue: Requeue) -> None:
+def _evaluate(path: Path, output_root: str, requeue: Requeue) -> None:
     """Evaluate a finished run, unless that is done. What is drawn stays, so a preempted job continues here too."""
     from mapolab.evaluation.evaluate import evaluate
 
     stop = StopRequest()
     try:
         with stop.listening():
-            evaluate({"run": str(path)})
+            evaluate({"models": [str(path)], "output_root": output_root})
     except Interrupted:
         hold_signals()
-        drawn = sum(1 for _ in path.glob("evaluation/*/images/*"))
+        drawn = sum(1 for _ in Path(output_root).glob(".store/*/*.png"))
         requeue.ask(f"evaluation, {drawn} pictures", stop.reason)
         raise

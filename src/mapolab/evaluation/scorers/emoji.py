@@ -9,75 +9,106 @@ from __future__ import annotations
 import re
 
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from mapolab.errors import UserError
-from mapolab.evaluation.classifier import PictureClassifier
-from mapolab.evaluation.pixels import background_colour, pixel_distance, pixel_statistics
-from mapolab.evaluation.scorer import Scorer
+from mapolab.evaluation.scorers.classifier import PictureClassifier
+from mapolab.evaluation.scorers.pixels import as_tensor, background_colour, pixel_distance, pixel_statistics
+from mapolab.evaluation.scorers.scorer import Scorer
+from mapolab.evaluation.scorers.weights import identity
 from mapolab.paths import resolve
 
 FOLDER = "builtin:emoji/scorers"
 PALETTE_FILE, STATISTICS_FILE = f"{FOLDER}/palette.safetensors", f"{FOLDER}/pixel_statistics.safetensors"
 
 
-class StyleScorer(Scorer):
+class EmojiScorer(Scorer):
+    """What the four share: the file behind each, and where they come from."""
+
+    file: str
+    source = "mapolab, docs/tiny_twin.md"
+
+    def __init__(self, target_style: str | None) -> None:
+        self.target_style = target_style
+
+    def weights_identity(self) -> list[str]:
+        return [*identity(resolve(self.file)), str(self.target_style)]
+
+
+class StyleScorer(EmojiScorer):
     """Probability that the picture is drawn in the target style, 0..1, by a classifier of four styles."""
 
     name, kind, higher_is_better, minimum, maximum = "style", "score", True, 0.0, 1.0
     description = "probability of the preferred drawing style"
 
+    file = f"{FOLDER}/style.safetensors"
+
     def __init__(self, target_style: str | None) -> None:
-        self.classifier = PictureClassifier.load(resolve(f"{FOLDER}/style.safetensors"))
+        super().__init__(target_style)
+        self.classifier = PictureClassifier.load(resolve(self.file))
         self.target = _index(target_style, self.classifier.labels)
 
-    def __call__(self, pictures: torch.Tensor, prompts: list[str]) -> torch.Tensor:
-        return self.classifier(pictures).softmax(-1)[:, self.target]
+    @torch.no_grad()
+    def __call__(self, pictures: list[Image.Image], prompts: list[str]) -> torch.Tensor:
+        return self.classifier(as_tensor(pictures)).softmax(-1)[:, self.target]
 
 
-class ConceptScorer(Scorer):
+class ConceptScorer(EmojiScorer):
     """1 where a classifier of forty concepts sees the concept that the prompt names, else 0."""
 
     name, kind, higher_is_better, minimum, maximum = "concept", "accuracy", True, 0.0, 1.0
     description = "the picture shows the concept that the prompt names"
 
-    def __init__(self, target_style: str | None) -> None:
-        self.classifier = PictureClassifier.load(resolve(f"{FOLDER}/concept.safetensors"))
+    file = f"{FOLDER}/concept.safetensors"
 
-    def __call__(self, pictures: torch.Tensor, prompts: list[str]) -> torch.Tensor:
+    def __init__(self) -> None:
+        super().__init__(None)
+        self.classifier = PictureClassifier.load(resolve(self.file))
+
+    @torch.no_grad()
+    def __call__(self, pictures: list[Image.Image], prompts: list[str]) -> torch.Tensor:
         named = torch.tensor([_named(prompt, self.classifier.labels) for prompt in prompts])
-        return (self.classifier(pictures).argmax(-1) == named).float()
+        return (self.classifier(as_tensor(pictures)).argmax(-1) == named).float()
 
 
-class BackgroundScorer(Scorer):
+class BackgroundScorer(EmojiScorer):
     """1 where the border's median colour is nearest to the colour that the prompt names, else 0. No network."""
 
     name, kind, higher_is_better, minimum, maximum = "background", "accuracy", True, 0.0, 1.0
     description = "the background has the colour that the prompt names"
 
-    def __init__(self, target_style: str | None) -> None:
-        palette = load_file(resolve(PALETTE_FILE))
+    file = PALETTE_FILE
+
+    def __init__(self) -> None:
+        super().__init__(None)
+        palette = load_file(resolve(self.file))
         self.colours, self.palette = tuple(palette), torch.stack(list(palette.values()))
 
-    def __call__(self, pictures: torch.Tensor, prompts: list[str]) -> torch.Tensor:
+    @torch.no_grad()
+    def __call__(self, pictures: list[Image.Image], prompts: list[str]) -> torch.Tensor:
         named = torch.tensor([_named(prompt, self.colours) for prompt in prompts])
-        return (background_colour(pictures, self.palette) == named).float()
+        return (background_colour(as_tensor(pictures), self.palette) == named).float()
 
 
-class PixelDistanceScorer(Scorer):
+class PixelDistanceScorer(EmojiScorer):
     """Distance of ten pixel statistics to real pictures of the target style: about 1 for a real one. No network."""
 
     name, kind, higher_is_better, minimum, maximum = "pixel_distance", "distance", False, 0.0, None
     description = "distance of pixel statistics to real pictures of the preferred style (about 1 for a real one)"
 
+    file = STATISTICS_FILE
+
     def __init__(self, target_style: str | None) -> None:
-        statistics = load_file(resolve(STATISTICS_FILE))
+        super().__init__(target_style)
+        statistics = load_file(resolve(self.file))
         styles = sorted({name.split("/")[0] for name in statistics})
         style = styles[_index(target_style, tuple(styles))]
         self.mean, self.inverse_covariance = statistics[f"{style}/mean"], statistics[f"{style}/inverse_covariance"]
 
-    def __call__(self, pictures: torch.Tensor, prompts: list[str]) -> torch.Tensor:
-        return pixel_distance(pixel_statistics(pictures), self.mean, self.inverse_covariance).float()
+    @torch.no_grad()
+    def __call__(self, pictures: list[Image.Image], prompts: list[str]) -> torch.Tensor:
+        return pixel_distance(pixel_statistics(as_tensor(pictures)), self.mean, self.inverse_covariance).float()
 
 
 def _index(style: str | None, styles: tuple[str, ...]) -> int:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
+from PIL import Image
 
 # Order of the columns of ``pixel_statistics``.
 STATISTICS = (
@@ -17,6 +19,12 @@ STATISTICS = (
     "spread of red minus green",
     "spread of yellow minus blue",
 )
+
+
+def as_tensor(pictures: list[Image.Image]) -> torch.Tensor:
+    """Pictures of one size -> (B, 3, H, W) float32 in [-1, 1]."""
+    rows = np.stack([np.asarray(picture.convert("RGB")) for picture in pictures])
+    return torch.from_numpy(rows).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def pixel_statistics(pictures: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,98 @@
+"""How an evaluation draws and scores: what the command says, else what the runs say, else what is usual for SDXL."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from mapolab import files
+from mapolab.errors import UserError
+from mapolab.evaluation.generation import DRAWING
+from mapolab.evaluation.models import EvaluatedModel
+from mapolab.evaluation.prompt_sets import check_count
+from mapolab.evaluation.prompts import find_prompts
+
+# For models that are no runs, and for runs whose configs lack a key. Size None: the model's own.
+USUAL: dict[str, Any] = {
+    "prompts": None,
+    "split": None,
+    "revision": None,
+    "limit": None,
+    "images_per_prompt": 1,
+    "negative_prompt": "",
+    "steps": 50,
+    "guidance_scale": 5.0,
+    "scheduler": "euler",
+    "seed": 1234,
+    "height": None,
+    "width": None,
+    "precision": "auto",
+    "batch_size": 4,
+    "target_style": None,
+    "scorers": [],
+}
+
+
+def options_for(models: list[EvaluatedModel], given: dict[str, Any]) -> dict[str, Any]:
+    """A value for every key of `USUAL`. Raises UserError where runs disagree on one that the command leaves open."""
+    wanted = {key: given[key] for key in USUAL if given.get(key) is not None}
+    runs = [model for model in models if model.run is not None]
+    agreed: dict[str, Any] = {}
+    for model in runs:
+        own = {key: value for key, value in model.run.get("evaluation", {}).items() if key in USUAL}
+        for key, value in own.items():
+            if agreed.setdefault(key, value) != value and key not in wanted:
+                raise UserError(
+                    f"The runs were made with different evaluation settings: {key} is {agreed[key]} in "
+                    f"{runs[0].folder} and {value} in {model.folder}. Say which: {key}=..."
+                )
+    options = USUAL | {key: value for key, value in agreed.items() if value is not None} | wanted
+    if not options["prompts"]:
+        raise UserError(
+            "There are no prompts to draw. Give prompts=<a .csv or .txt file>, or a set: prompts=partiprompts."
+        )
+    return options
+
+
+def load_prompts(options: dict[str, Any], cache_folder: Path) -> list[str]:
+    """The prompts, the first `limit` of them where that is set. Raises UserError where there are none or a set lacks
+    some."""
+    prompts = find_prompts(options["prompts"], options["split"], options["revision"], cache_folder)
+    check_count(options["prompts"], prompts)
+    return prompts[: options["limit"]]
+
+
+def settings_of(options: dict[str, Any], prompts: list[str], models: list[EvaluatedModel], on_gpu: bool) -> dict:
+    """All that decides what the pictures are, beside the model; its hash names the evaluation's folder."""
+    size = None
+    if options["height"] is None or options["width"] is None:
+        size = _own_size(models)
+    precision = options["precision"]
+    resolved = {
+        "height": options["height"] or size,
+        "width": options["width"] or size,
+        "precision": ("float16" if on_gpu else "float32") if precision == "auto" else precision,
+    }
+    settings = {key: resolved.get(key, options.get(key)) for key in DRAWING}
+    about = {"seed": options["seed"], "images_per_prompt": options["images_per_prompt"]}
+    return settings | about | {"prompt_count": len(prompts), "prompts_hash": files.short_hash(prompts)}
+
+
+def drawings_of(prompts: list[str], settings: dict[str, Any]) -> list[tuple[str, int, int]]:
+    """(prompt, seed, position) of every picture: all of a prompt's one after the other."""
+    seeds = [settings["seed"] + extra for extra in range(settings["images_per_prompt"])]
+    return [(prompt, seed, index) for index, prompt in enumerate(prompts) for seed in seeds]
+
+
+def _own_size(models: list[EvaluatedModel]) -> int:
+    """The size in pixels that all the models were made for. Raises UserError where they differ."""
+    sizes = {model.name: _sample_pixels(model) for model in models}
+    if len(set(sizes.values())) > 1:
+        told = ", ".join(f"{name}: {size}" for name, size in sizes.items())
+        raise UserError(f"The models draw in different sizes ({told}). Give height= and width= for all.")
+    return next(iter(sizes.values()))
+
+
+def _sample_pixels(model: EvaluatedModel) -> int:
+    factor = 2 ** (len(model.sdxl.parts.config("vae")["block_out_channels"]) - 1)
+    return model.sdxl.parts.config("unet")["sample_size"] * factor

@@ -1,0 +1,1 @@
+"""Scorers: a batch of pictures and prompts in, one float each out."""

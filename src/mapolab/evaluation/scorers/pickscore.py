@@ -1,0 +1,55 @@
+"""PickScore v1: how much people prefer a picture for a prompt, learned from Pick-a-Pic."""
+
+from __future__ import annotations
+
+import torch
+from PIL import Image
+from transformers import CLIPImageProcessorPil, CLIPModel, CLIPTokenizerFast
+
+from mapolab.evaluation.scorers.scorer import Scorer
+from mapolab.evaluation.scorers.weights import identity, weights_folder
+
+
+class PickScore(Scorer):
+    """100 x cosine of CLIP ViT-H/14's picture and prompt embeddings: -100..100, SDXL's pictures about 22.
+
+    Kirstain et al. 2023 (2305.01569). The published function returns exp(logit_scale) x cosine, the same up to a factor
+    of about 1. Prompts are cut after 77 tokens.
+    weights: a folder in transformers' layout or a name on the hub; processor: likewise, where tokenizer and picture
+    sizes are read from.
+    """
+
+    name, kind, higher_is_better, minimum, maximum = "pickscore", "score", True, -100.0, 100.0
+    description = "PickScore v1: human preference for the picture given the prompt"
+    source = "Kirstain et al. 2023, 2305.01569; yuvalkirstain/PickScore_v1"
+
+    def __init__(
+        self,
+        weights: str = "yuvalkirstain/PickScore_v1",
+        processor: str = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K",
+        device: str = "cpu",
+    ) -> None:
+        self.folder = weights_folder("pickscore", weights)
+        self.processor_folder = weights_folder("pickscore", processor, "processor")
+        self.device = device
+        self.dtype = torch.float16 if device != "cpu" else torch.float32
+        self.model = CLIPModel.from_pretrained(self.folder, dtype=self.dtype).eval().to(device)
+        self.tokenizer = CLIPTokenizerFast.from_pretrained(self.processor_folder)
+        self.image_processor = CLIPImageProcessorPil.from_pretrained(self.processor_folder)
+        self.token_limit = self.model.config.text_config.max_position_embeddings
+
+    @torch.no_grad()
+    def __call__(self, pictures: list[Image.Image], prompts: list[str]) -> torch.Tensor:
+        pixels = self.image_processor(pictures, return_tensors="pt")["pixel_values"].to(self.device, self.dtype)
+        tokens = self.tokenizer(
+            prompts, padding=True, truncation=True, max_length=self.token_limit, return_tensors="pt"
+        ).to(self.device)
+        seen = self.model.get_image_features(pixel_values=pixels).pooler_output.float()
+        read = self.model.get_text_features(**tokens).pooler_output.float()
+        return 100 * torch.nn.functional.cosine_similarity(seen, read).cpu()
+
+    def count_tokens(self, prompt: str) -> int:
+        return len(self.tokenizer(prompt, verbose=False)["input_ids"])
+
+    def weights_identity(self) -> list[str]:
+        return identity(self.folder, self.processor_folder)

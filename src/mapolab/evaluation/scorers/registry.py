@@ -1,0 +1,98 @@
+"""The scorers that a config may name, and how they are built.
+
+A config is data that people copy from each other, so a name is looked up here and in the entry points of installed
+packages (group `mapolab.scorers`); nothing else that a config says is imported.
+"""
+
+from __future__ import annotations
+
+import inspect
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import Any
+
+from mapolab.config.suggest import did_you_mean
+from mapolab.errors import UserError
+from mapolab.evaluation.scorers.scorer import Scorer
+
+HERE = "mapolab.evaluation.scorers"
+GROUP = "mapolab.scorers"
+# name -> module, class, and the settings that the name stands for
+SCORERS: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "style": (f"{HERE}.emoji", "StyleScorer", {}),
+    "concept": (f"{HERE}.emoji", "ConceptScorer", {}),
+    "background": (f"{HERE}.emoji", "BackgroundScorer", {}),
+    "pixel_distance": (f"{HERE}.emoji", "PixelDistanceScorer", {}),
+    "pickscore": (f"{HERE}.pickscore", "PickScore", {}),
+    "hps_v2.1": (f"{HERE}.hps", "HPS", {"version": "v2.1"}),
+    "hps_v2.0": (f"{HERE}.hps", "HPS", {"version": "v2.0"}),
+    "aesthetic": (f"{HERE}.aesthetic", "Aesthetic", {}),
+    "clip_score": (f"{HERE}.clip_score", "CLIPScore", {}),
+    "image_reward": (f"{HERE}.image_reward", "ImageReward", {}),
+    "nsfw": (f"{HERE}.nsfw", "NSFW", {}),
+}
+
+Named = str | dict[str, Any]
+
+
+def build_scorers(named: list[Named], target_style: str | None = None, device: str = "cpu") -> list[Scorer]:
+    """The scorers that `evaluation.scorers` lists, in order: a name, or a mapping of `_target_` and settings.
+
+    Raises UserError for a name that does not exist, a setting that the scorer does not have, weights that are missing
+    and two scorers of one name.
+    """
+    scorers = [_build(entry, {"target_style": target_style, "device": device}) for entry in named]
+    names = [scorer.name for scorer in scorers]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise UserError(f"evaluation.scorers has {twice} twice, which would be one column. Leave one out.")
+    return scorers
+
+
+def check_names(named: list[Named]) -> None:
+    """Raise UserError for a name that does not exist; imports nothing."""
+    for entry in named:
+        _split(entry)
+
+
+def _split(entry: Named) -> tuple[str, dict[str, Any]]:
+    settings = {"_target_": entry} if isinstance(entry, str) else dict(entry) if isinstance(entry, dict) else {}
+    name = settings.pop("_target_", None)
+    if name not in known_names():
+        hint = did_you_mean(str(name), known_names())
+        raise UserError(
+            f"evaluation.scorers names {name}.{hint} There are {', '.join(known_names())}. A scorer of your own is an "
+            f"entry point of the group {GROUP}: docs/evaluation.md shows one in ten lines."
+        )
+    return name, settings
+
+
+def known_names() -> list[str]:
+    """Ours, then those of installed packages."""
+    return [*SCORERS, *(point.name for point in entry_points(group=GROUP) if point.name not in SCORERS)]
+
+
+def _build(entry: Named, surroundings: dict[str, Any]) -> Scorer:
+    name, settings = _split(entry)
+    kind, preset = _class(name)
+    known = inspect.signature(kind).parameters
+    if unknown := [key for key in settings if key not in known]:
+        options = ", ".join(key for key in known if key not in preset) or "none"
+        raise UserError(
+            f"The scorer {name} has no setting {unknown[0]}.{did_you_mean(unknown[0], known)} Its settings: {options}."
+        )
+    scorer = kind(**{key: value for key, value in surroundings.items() if key in known} | preset | settings)
+    if not isinstance(scorer, Scorer):
+        raise UserError(f"The entry point {name} is no mapolab.Scorer. Derive its class from it.")
+    return scorer
+
+
+def _class(name: str) -> tuple[type[Scorer], dict[str, Any]]:
+    if name not in SCORERS:
+        return next(iter(entry_points(group=GROUP, name=name))).load(), {}
+    module, kind, preset = SCORERS[name]
+    try:
+        return getattr(import_module(module), kind), preset
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"The scorer {name} needs the package {error.name}. Install it: pip install 'mapolab[evaluation]'."
+        ) from error

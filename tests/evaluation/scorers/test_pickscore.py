@@ -1,0 +1,111 @@
+"""PickScore in transformers' layout against CLIP's definition, step by step, to 1e-5."""
+
+import json
+
+import pytest
+import torch
+from by_hand import (
+    causal,
+    clip_pixels,
+    gelu,
+    layer_norm,
+    patches,
+    pre_norm_block,
+    separate_qkv,
+    unit,
+    weights_of,
+)
+from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPTokenizerFast
+
+from mapolab.evaluation.scorers.pickscore import PickScore
+
+TOKENS = 12
+VISION = {
+    "hidden_size": 24, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 28,
+    "patch_size": 14, "hidden_act": "gelu",
+}  # fmt: skip
+TEXT = {
+    "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
+    "max_position_embeddings": TOKENS, "hidden_act": "gelu",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A PickScore folder and its processor's: characters as tokens, pictures of 28 px."""
+    folder = tmp_path_factory.mktemp("pickscore")
+    symbols = [chr(code) for code in range(33, 127)]
+    words = [*symbols, *(symbol + "</w>" for symbol in symbols), "<|startoftext|>", "<|endoftext|>"]
+    (folder / "vocab.json").write_text(json.dumps({word: index for index, word in enumerate(words)}))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    special = {"bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>", "unk_token": "<|endoftext|>"}
+    tokenizer = CLIPTokenizerFast(
+        str(folder / "vocab.json"), str(folder / "merges.txt"), pad_token="<|endoftext|>", **special
+    )
+    tokenizer.save_pretrained(folder)
+    CLIPImageProcessorPil(size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28}).save_pretrained(folder)
+    ids = {"bos_token_id": len(words) - 2, "eos_token_id": len(words) - 1, "pad_token_id": len(words) - 1}
+    torch.manual_seed(0)
+    config = CLIPConfig(text_config=TEXT | ids | {"vocab_size": len(words)}, vision_config=VISION, projection_dim=8)
+    model = CLIPModel(config)
+    for parameter in model.parameters():
+        parameter.data += 0.05 * torch.randn_like(parameter)
+    model.save_pretrained(folder)
+    return folder
+
+
+def test_the_score_equals_the_definition(folder, pictures):
+    scorer = PickScore(str(folder), str(folder))
+    w = weights_of(scorer.model.state_dict())
+    prompts = ["a cat", "two kites", "rain"]
+    for picture, prompt, score in zip(pictures, prompts, scorer(pictures, prompts), strict=True):
+        tokens = scorer.tokenizer(prompt)["input_ids"]
+        # start, one token a character, end
+        assert tokens[0] == 188 and tokens[-1] == 189 and len(tokens) == len(prompt.replace(" ", "")) + 2
+        cosine = (unit(picture_embedding(clip_pixels(picture, 28), w)) * unit(prompt_embedding(tokens, w))).sum()
+        assert score.item() == pytest.approx(100 * cosine.item(), abs=1e-4, rel=1e-5)
+
+
+def test_long_prompts_are_cut_as_the_processor_does(folder, pictures):
+    scorer = PickScore(str(folder), str(folder))
+    assert scorer.token_limit == TOKENS
+    assert scorer.count_tokens("a" * 40) == 42
+    w = weights_of(scorer.model.state_dict())
+    tokens = [188, *scorer.tokenizer("a" * 40)["input_ids"][1:11], 189]
+    cosine = (unit(picture_embedding(clip_pixels(pictures[0], 28), w)) * unit(prompt_embedding(tokens, w))).sum()
+    assert scorer(pictures[:1], ["a" * 40]).item() == pytest.approx(100 * cosine.item(), abs=1e-4)
+
+
+def test_preprocessing_is_the_processors_pixel_for_pixel(folder, pictures):
+    processor = CLIPImageProcessorPil.from_pretrained(folder)
+    for picture in pictures:
+        pixels = processor([picture], return_tensors="pt")["pixel_values"]
+        torch.testing.assert_close(pixels.double(), clip_pixels(picture, 28), atol=1e-6, rtol=0)
+
+
+def block(x, at, w, mask=None):
+    names = (
+        f"{at}.layer_norm1", separate_qkv(f"{at}.self_attn"), f"{at}.self_attn.out_proj",
+        f"{at}.layer_norm2", f"{at}.mlp.fc1", f"{at}.mlp.fc2",
+    )  # fmt: skip
+    return pre_norm_block(x, 2, gelu, 1e-5, w, names, mask)
+
+
+def picture_embedding(pixels, w):
+    x = patches(pixels, w("vision_model.embeddings.patch_embedding.weight"), None, 14)
+    x = torch.cat([w("vision_model.embeddings.class_embedding")[None, None], x], 1)
+    x = x + w("vision_model.embeddings.position_embedding.weight")
+    x = layer_norm(x, w("vision_model.pre_layrnorm.weight"), w("vision_model.pre_layrnorm.bias"), 1e-5)
+    for layer in range(2):
+        x = block(x, f"vision_model.encoder.layers.{layer}", w)
+    x = layer_norm(x[:, 0], w("vision_model.post_layernorm.weight"), w("vision_model.post_layernorm.bias"), 1e-5)
+    return x @ w("visual_projection.weight").T
+
+
+def prompt_embedding(tokens, w):
+    x = w("text_model.embeddings.token_embedding.weight")[tokens]
+    x = (x + w("text_model.embeddings.position_embedding.weight")[: len(tokens)])[None]
+    for layer in range(2):
+        x = block(x, f"text_model.encoder.layers.{layer}", w, causal(len(tokens)))
+    x = layer_norm(x, w("text_model.final_layer_norm.weight"), w("text_model.final_layer_norm.bias"), 1e-5)
+    return x[:, tokens.index(189)] @ w("text_projection.weight").T

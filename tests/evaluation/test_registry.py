@@ -1,0 +1,58 @@
+"""Which scorers a config may name: ours, those of installed packages, and nothing else."""
+
+import sys
+
+import pytest
+import torch
+
+from mapolab.errors import UserError
+from mapolab.evaluation.scorers.registry import build_scorers
+
+PLUGIN = """
+import torch
+from mapolab.evaluation.scorers.scorer import Scorer
+
+class Brightness(Scorer):
+    name, kind, higher_is_better, minimum, maximum = "brightness", "score", True, 0.0, 1.0
+    description, source = "mean of all pixels", "here"
+
+    def __init__(self, scale: float = 1.0):
+        self.scale = scale
+
+    def __call__(self, pictures, prompts):
+        means = [sum(picture.convert("L").tobytes()) / (255 * picture.width * picture.height) for picture in pictures]
+        return self.scale * torch.tensor(means)
+"""
+
+
+@pytest.fixture
+def installed(tmp_path, monkeypatch):
+    """A package as pip would install it: a module, and its entry point in a .dist-info folder."""
+    (tmp_path / "brightness_scorer.py").write_text(PLUGIN)
+    about = tmp_path / "brightness_scorer-1.0.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: brightness-scorer\nVersion: 1.0\n")
+    (about / "entry_points.txt").write_text("[mapolab.scorers]\nbrightness = brightness_scorer:Brightness\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield
+    sys.modules.pop("brightness_scorer", None)
+
+
+def test_a_scorer_of_an_installed_package_is_built_by_name(installed):
+    from PIL import Image
+
+    plain, scaled = (build_scorers([entry])[0] for entry in ("brightness", {"_target_": "brightness", "scale": 2.0}))
+    pictures = [Image.new("RGB", (8, 8), "white"), Image.new("RGB", (8, 8), "black")]
+    torch.testing.assert_close(plain(pictures, ["", ""]), torch.tensor([1.0, 0.0]))
+    torch.testing.assert_close(scaled(pictures, ["", ""]), torch.tensor([2.0, 0.0]))
+
+
+def test_anything_else_is_refused(installed):
+    with pytest.raises(UserError, match=r"names os.system.* entry point"):
+        build_scorers([{"_target_": "os.system", "command": "true"}])
+    with pytest.raises(UserError, match=r"names brightnes\. Did you mean"):
+        build_scorers(["brightnes"])
+    with pytest.raises(UserError, match=r"has no setting scal.* Its settings: scale"):
+        build_scorers([{"_target_": "brightness", "scal": 2.0}])
+    with pytest.raises(UserError, match="twice"):
+        build_scorers(["brightness", "brightness"])
