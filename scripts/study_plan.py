@@ -1,7 +1,6 @@
-"""What the study trains: bases that saw the preferred style often, rarely or never, six methods, one search budget.
+"""What the study trains: three sizes of reference mismatch, six methods, one search budget, five seeds.
 
-A base is the tiny twin, trained on by SFT on pictures of the pairs: of the preferred style in the given share, of the
-usual style for the rest. All bases get the same number of updates, so they differ in nothing but what they saw.
+The base is always the tiny twin; the pairs prefer a style that was common, rare or absent in what it was trained on.
 """
 
 from __future__ import annotations
@@ -11,10 +10,14 @@ from itertools import product
 from pathlib import Path
 
 STUDY = Path("outputs") / "study"
-# Share of the preferred style in what the base was last trained on: from small to large reference mismatch.
-MISMATCHES = {"common": 0.5, "rare": 0.1, "absent": 0.0}
-RATES = (1e-5, 1e-4, 5e-4)
-# Six trials a method: three rates with the two published or usual strengths; SFT, which has no strength, six rates.
+# The preferred style and its share of the base's training pictures of the pairs' concepts (docs/tiny_twin.md).
+MISMATCHES = {
+    "common": ("fluent-emoji-flat", 0.35),
+    "rare": ("twemoji", 0.10),
+    "absent": ("fluent-emoji-high-contrast", 0.0),
+}
+RATES = (3e-5, 1e-4, 3e-4)
+# Six trials a method: three rates with two strengths, published or usual ones; SFT, which has no strength, six rates.
 STRENGTHS = {
     "mapo": (8, 64),
     "mapo_reference": (0.1, 0.02),
@@ -22,11 +25,11 @@ STRENGTHS = {
     "diffusion_kto": (1000, 5000),
     "orpo": (0.1, 0.5),
 }
-SFT_RATES = (1e-5, 3e-5, 1e-4, 3e-4, 5e-4, 1e-3)
+SFT_RATES = (3e-5, 1e-4, 2e-4, 3e-4, 5e-4, 1e-3)
 OBJECTIVES = ("sft", *STRENGTHS)
 SEEDS = (0, 1, 2, 3, 4)
 SEARCH_SEED = 100
-# The same for every run; a search trial is as long as a final run.
+# The same for every run; a trial of the search is as long as a final run.
 COMMON = ("experiment=emoji_style", "trainer.max_steps=60", "data.batch_size=8", "trainer.progress=off")
 
 
@@ -45,8 +48,8 @@ class Trial:
 
     def overrides(self, mismatch: str, seed: int) -> list[str]:
         beta = [] if self.strength is None else [f"objective.beta={self.strength:g}"]
-        base = f"model.pretrained={base_pipeline(mismatch)}"
-        return [*COMMON, f"objective={self.objective}", *beta, f"optimizer.lr={self.rate:g}", base, f"seed={seed}"]
+        style = f"data.preferred_style={MISMATCHES[mismatch][0]}"
+        return [*COMMON, f"objective={self.objective}", *beta, f"optimizer.lr={self.rate:g}", style, f"seed={seed}"]
 
 
 def trials(objective: str) -> list[Trial]:
@@ -54,21 +57,6 @@ def trials(objective: str) -> list[Trial]:
     if objective == "sft":
         return [Trial("sft", rate, None) for rate in SFT_RATES]
     return [Trial(objective, rate, strength) for strength, rate in product(STRENGTHS[objective], RATES)]
-
-
-def base_run(mismatch: str) -> Path:
-    return STUDY / "bases" / mismatch / "run"
-
-
-def base_pipeline(mismatch: str) -> Path:
-    return STUDY / "bases" / mismatch / "pipeline"
-
-
-def base_overrides(mismatch: str) -> list[str]:
-    """SFT with labels turned round: the chosen picture is then of the usual style, not of the preferred one."""
-    flipped = f"data.label_flip_probability={1 - MISMATCHES[mismatch]:g}"
-    steps = ("trainer.max_steps=300", "trainer.progress=off")
-    return ["experiment=emoji_style", "objective=sft", "optimizer.lr=3e-4", *steps, flipped, "seed=7"]
 
 
 def search_folder(mismatch: str, trial: Trial) -> Path:

@@ -18,6 +18,7 @@ COMMANDS = {
     "prepare": ("mapolab.training.prepare", "prepare_cache"),
     "plan": ("mapolab.plan.command", "plan"),
     "evaluate": ("mapolab.evaluation.evaluate", "evaluate"),
+    "mismatch": ("mapolab.evaluation.mismatch", "mismatch"),
     "compare": ("mapolab.report.compare", "compare"),
     "export": ("mapolab.export.command", "export"),
 }

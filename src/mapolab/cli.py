@@ -1,4 +1,4 @@
-"""The command line: `mapolab train|prepare|plan|evaluate|compare|export`, each a Hydra application, and `status`.
+"""The command line: each command is a Hydra application, but for `status`.
 
 Turns mistakes into one paragraph with exit code 2, and imports torch only after the config has been checked.
 """
@@ -23,6 +23,7 @@ mapolab aligns Stable Diffusion XL with preference pairs, by MaPO and the method
   mapolab prepare   data=pickapic_v2 model=sdxl data.cache=true        encode a data set once, for all runs
   mapolab plan      model=sdxl strategy=ddp accelerator=a100_80gb      does it fit, how long does it take
   mapolab evaluate  models=outputs/emoji_style/mapo-seed0-1a2b3c4d        generate and score its pictures
+  mapolab mismatch  data=pick_style_cartoon model=sdxl features=dinov2 how far the model is from the preferred pictures
   mapolab compare   runs='outputs/emoji_style/*'                       tables, curves and a picture wall
   mapolab export    run=outputs/emoji_style/mapo-seed0-1a2b3c4d to=out for diffusers, ComfyUI, A1111
 

@@ -195,6 +195,13 @@ class Evaluate:
 
 
 @dataclass
+class Mismatch(Train):
+    pairs: int = MISSING
+    features: str = MISSING
+    feature_weights: str | None = MISSING
+
+
+@dataclass
 class Compare:
     runs: Any = MISSING  # a list of folders, or one pattern
     output_dir: str | None = MISSING
@@ -231,7 +238,8 @@ SCHEMAS = {
     "prepare": Prepare,
     "plan": Plan,
     "evaluate": Evaluate,
+    "mismatch": Mismatch,
     "compare": Compare,
     "export": Export,
 }
-TRAIN_LIKE = ("train", "prepare", "plan")  # whose configs compose those of conf/train.yaml
+TRAIN_LIKE = ("train", "prepare", "plan", "mismatch")  # whose configs compose those of conf/train.yaml

