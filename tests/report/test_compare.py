@@ -25,7 +25,7 @@ def run_compare(**changes) -> Path:
 class Page(HTMLParser):
     """Counts elements, checks that they close, and keeps every address that a browser would open."""
 
-    VOID = frozenset({"meta", "link", "img", "br", "path", "use", "rect"})
+    VOID = frozenset({"meta", "link", "img", "input", "br", "path", "use", "rect"})
 
     def __init__(self, text: str):
         super().__init__()
@@ -52,9 +52,9 @@ def test_the_page_is_whole_and_needs_nothing_else(three_methods, capsys: pytest.
     parsed = Page(text)
     assert not parsed.open
     assert all(address.startswith(("data:", "#")) for address in parsed.addresses)
-    assert not re.search(r"url\((?!#)|@import|<script", text)
-    assert parsed.count["img"] == 12 * 4
-    assert parsed.count["svg"] == 3 + 6
+    assert not re.search(r"url\((?!#)|@import|<script[^>]*src", text)
+    assert parsed.count["img"] == 12 * 4 + 3  # and those of the two dialogs
+    assert parsed.count["svg"] == 3 + 2 + 6 + 2  # scores, distributions, curves, costs
     assert str(page) in capsys.readouterr().out
     ids = re.findall(r'\bid="([^"]*)"', text)
     assert len(ids) == len(set(ids)), "references in one plot would reach into another"
@@ -75,8 +75,11 @@ def test_the_csv_holds_every_estimate(three_methods) -> None:
     mapo = rows["mapo beta=8"]
     assert float(mapo["style/mean"]) == pytest.approx(np.mean([float(row["style"]) for row in scores]), rel=1e-5)
     assert float(mapo["style/mean_low"]) < float(mapo["style/mean"]) < float(mapo["style/mean_high"])
-    assert mapo["style/interval_against_base"] == "better"
-    assert rows["diffusion_dpo beta=8"]["pixel_distance/interval_against_base"] == "worse"
+    assert mapo["style/verdict_against_base"] == "better"
+    assert rows["diffusion_dpo beta=8"]["pixel_distance/verdict_against_base"] == "worse"
+    assert float(mapo["style/p_adjusted_against_base"]) >= float(mapo["style/p_value_against_base"])
+    shares = [float(mapo[f"concept/{name}_against_base"]) for name in ("wins", "ties", "losses")]
+    assert sum(shares) == pytest.approx(1)
     both_ways = mapo["style/win_rate_against_sft"], rows["sft"]["style/win_rate_against_mapo beta=8"]
     assert sum(map(float, both_ways)) == pytest.approx(1)
     assert (mapo["samples_per_second"], rows["base"]["samples_per_second"]) == ("41.5", "")
@@ -86,7 +89,7 @@ def test_markdown_tables_are_square(three_methods) -> None:
     run_compare()
     text = (COMPARISON / "summary.md").read_text()
     tables = [block.splitlines() for block in text.split("\n\n") if block.startswith("|")]
-    assert len(tables) == 1 + 3 + 1
+    assert len(tables) == 1 + 1 + 3 + 1
     assert all(len({line.count("|") for line in table}) == 1 for table in tables)
 
 
@@ -105,7 +108,7 @@ def test_without_scorers_there_are_pictures_and_costs(workshop) -> None:
     workshop.base()
     workshop.run("sft")
     page = run_compare()
-    assert Page(page.read_text()).count["img"] == 24
+    assert Page(page.read_text()).count["img"] == 24 + 3
     assert "evaluated without a scorer" in (COMPARISON / "summary.md").read_text()
 
 
@@ -114,7 +117,7 @@ def test_many_pictures_stay_within_the_budget(workshop, monkeypatch: pytest.Monk
     workshop.base()
     workshop.run("sft")
     text = run_compare().read_text()
-    shown = Page(text).count["img"] // 2
+    shown = (Page(text).count["img"] - 3) // 2
     assert 1 <= shown < 12
     assert f"The other {12 - shown} prompts' pictures" in text
 

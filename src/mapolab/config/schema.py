@@ -204,6 +204,9 @@ class Mismatch(Train):
 @dataclass
 class Compare:
     runs: Any = MISSING  # a list of folders, or one pattern
+    base: str | None = MISSING
+    different_settings: bool = MISSING
+    beside: list[str] = MISSING
     output_dir: str | None = MISSING
     bootstrap_samples: int = MISSING
     confidence: float = MISSING

@@ -32,6 +32,9 @@ USUAL: dict[str, Any] = {
     "scorers": [],
 }
 
+# What decides the pictures of an evaluation, beside the model.
+DRAWN_BY = (*DRAWING, "seed", "images_per_prompt", "prompt_count", "prompts_hash", "prompts")
+
 
 def options_for(models: list[EvaluatedModel], given: dict[str, Any]) -> dict[str, Any]:
     """A value for every key of `USUAL`. Raises UserError where runs disagree on one that the command leaves open."""

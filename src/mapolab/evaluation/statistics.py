@@ -46,8 +46,8 @@ class Part:
 class Spread:
     """What the variance of a mean is made of.
 
-    prompts, seeds: what each shows by itself. shared: for each table of seeds, how much of the variance is of a seed and
-    a prompt together; it shows in both parts.
+    prompts, seeds: what each shows by itself. shared: for each table of seeds, how much of the variance is of seed and
+    prompt together; it shows in both parts.
     """
 
     prompts: Part

@@ -7,28 +7,39 @@ import os
 from pathlib import Path
 
 from mapolab.errors import UserError
+from mapolab.evaluation.options import DRAWN_BY
 from mapolab.files import read_json
 from mapolab.report.runs import Method, Run, flatten, group_runs
 
 
-def collect(runs: str | list[str]) -> tuple[Method, list[Method]]:
-    """The base and the methods of the runs that `runs` names: folders, patterns, or folders of runs.
+def collect(
+    runs: str | list[str], base: str | None = None, different_settings: bool = False
+) -> tuple[Method, list[Method]]:
+    """The base and the methods of the models that `runs` names: folders, patterns, or folders of runs.
 
+    base: the folder of the model that the others are compared with; None: the one that the runs started from, or the
+    first, where none is a run. different_settings: whether evaluations that drew differently may stand in one table.
     Raises UserError where there is nothing to compare: no run, one unfinished or not evaluated, evaluations of
-    different settings or prompts, or different bases.
+    different settings, scorers or prompts, or different bases.
     """
     folders = find_runs([runs] if isinstance(runs, str) else list(runs))
-    manifests = {folder: read_json(folder / "manifest.json") for folder in folders}
-    trained = [folder for folder in folders if manifests[folder]["objective"]["name"] != "base"]
-    if not trained:
+    chosen = find_runs([base])[0] if base else None
+    manifests = {folder: read_json(folder / "manifest.json") for folder in [*folders, *([chosen] if chosen else [])]}
+    compared = [folder for folder in folders if manifests[folder]["objective"]["name"] != "base"]
+    if chosen is None and not any((folder / "config.yaml").is_file() for folder in compared):
+        chosen = next((folder for folder in folders if folder not in compared), compared[0] if compared else None)
+    compared = [folder for folder in compared if chosen is None or folder.resolve() != chosen.resolve()]
+    if not compared:
         raise UserError(f"{runs} names no trained run: there is only the base model to look at. Name its runs too.")
-    for folder in trained:
+    for folder in compared:
         _check_finished(folder, manifests[folder]["status"])
-    evaluation = _common_evaluation(trained)
-    base = _base(trained, evaluation)
-    members = [Run(folder, folder / "evaluation" / evaluation, manifests[folder]) for folder in trained]
-    _check_same_pictures([base, *members])
-    return Method(base.label, (base,)), group_runs(members)
+    everyone = [chosen, *compared] if chosen else compared
+    evaluations = _newest_evaluations(everyone) if different_settings else _common_evaluation(everyone)
+    reference = Run(chosen, evaluations[chosen], manifests[chosen]) if chosen else _base(compared, evaluations)
+    members = [Run(folder, evaluations[folder], manifests[folder]) for folder in compared]
+    _check_same_pictures([reference, *members])
+    _check_same_scorers([reference, *members])
+    return Method(reference.label, (reference,)), group_runs(members)
 
 
 def find_runs(patterns: list[str]) -> list[Path]:
@@ -75,17 +86,27 @@ def _evaluations(folder: Path) -> dict[str, Path]:
     return {table.parent.name: table.parent for table in tables}
 
 
-def _common_evaluation(folders: list[Path]) -> str:
-    """The hash of the evaluation that all runs have; the newest of the first run's where there are several."""
+def _common_evaluation(folders: list[Path]) -> dict[Path, Path]:
+    """Each run's folder of the evaluation that all have; the newest of the first run's where there are several."""
+    evaluations = _all_evaluations(folders)
+    common = [name for name in evaluations[folders[0]] if all(name in own for own in evaluations.values())]
+    if not common:
+        raise UserError(_differing_settings(evaluations))
+    return {folder: own[common[-1]] for folder, own in evaluations.items()}
+
+
+def _newest_evaluations(folders: list[Path]) -> dict[Path, Path]:
+    return {folder: list(own.values())[-1] for folder, own in _all_evaluations(folders).items()}
+
+
+def _all_evaluations(folders: list[Path]) -> dict[Path, dict[str, Path]]:
+    """Raises UserError where a run has none."""
     evaluations = {folder: _evaluations(folder) for folder in folders}
     missing = [folder for folder, own in evaluations.items() if not own]
     if missing:
         commands = ", ".join(f"`mapolab evaluate models={folder}`" for folder in missing)
         raise UserError(f"{len(missing)} of {len(folders)} runs are not evaluated yet. Give first: {commands}.")
-    common = [name for name in evaluations[folders[0]] if all(name in own for own in evaluations.values())]
-    if not common:
-        raise UserError(_differing_settings(evaluations))
-    return common[-1]
+    return evaluations
 
 
 def _differing_settings(evaluations: dict[Path, dict[str, Path]]) -> str:
@@ -94,28 +115,32 @@ def _differing_settings(evaluations: dict[Path, dict[str, Path]]) -> str:
     (first, reference), *others = newest.items()
     other, unlike = next((item for item in others if item[1].name != reference.name), others[0])
     own, theirs = (flatten(read_json(path / "settings.json")) for path in (reference, unlike))
-    keys = [key for key in {**own, **theirs} if own.get(key) != theirs.get(key)]
+    keys = [key for key in {**own, **theirs} if own.get(key) != theirs.get(key) and key.split(".")[0] in DRAWN_BY]
     differing = "; ".join(f"{key}: {own.get(key)} and {theirs.get(key)}" for key in keys)
     return (
         f"The runs have no evaluation in common, so their scores cannot be compared. {first} and {other} differ in "
-        f"{differing}. Give `mapolab evaluate models=<folder>` for each with the same settings."
+        f"{differing}. Give one `mapolab evaluate models=[...]` for all, or allow it: different_settings=true."
     )
 
 
-def _base(trained: list[Path], evaluation: str) -> Run:
-    """The base model that all runs started from, by the link that `mapolab evaluate` left."""
+def _base(compared: list[Path], evaluations: dict[Path, Path]) -> Run:
+    """The base model that all runs started from, by the links that `mapolab evaluate` left; other models have none."""
     bases: dict[Path, Path] = {}
-    for folder in trained:
-        links = folder / "evaluation" / evaluation / "links.json"
+    for folder in (folder for folder in compared if (folder / "config.yaml").is_file()):
+        links = evaluations[folder] / "links.json"
         base = folder / read_json(links)["base"] if links.is_file() else None
-        if base is None or not (base / "evaluation" / evaluation / "scores.csv").is_file():
+        if base is None or not (base / "evaluation" / evaluations[folder].name / "scores.csv").is_file():
             raise UserError(f"{folder} has no evaluated base. Give `mapolab evaluate models={folder}`, which adds it.")
         bases[base.resolve()] = folder
     if len(bases) > 1:
         started = "; ".join(f"{run} from {base.name}" for base, run in bases.items())
-        raise UserError(f"The runs did not start from one base ({started}). Compare those of one base at a time.")
+        raise UserError(
+            f"The runs did not start from one base ({started}). Compare those of one base at a time, or name the model "
+            "to compare with: base=<folder>."
+        )
     folder = Path(os.path.relpath(next(iter(bases))))
-    return Run(folder, folder / "evaluation" / evaluation, read_json(folder / "manifest.json"))
+    evaluation = _evaluations(folder)[evaluations[next(iter(bases.values()))].name]
+    return Run(folder, evaluation, read_json(folder / "manifest.json"))
 
 
 def _check_same_pictures(runs: list[Run]) -> None:
@@ -127,6 +152,18 @@ def _check_same_pictures(runs: list[Run]) -> None:
                 f"{run.evaluation / 'scores.csv'} does not hold the same prompts and seeds as {runs[0].evaluation}. "
                 f"Remove that folder and give `mapolab evaluate models={run.folder}` again."
             )
+
+
+def _check_same_scorers(runs: list[Run]) -> None:
+    """A column must be one scorer: with other weights or another target it is another number."""
+    for run in runs[1:]:
+        theirs = {scorer["name"]: scorer.get("fingerprint") for scorer in run.settings["scorers"]}
+        for scorer in runs[0].settings["scorers"]:
+            if theirs.get(scorer["name"], scorer.get("fingerprint")) != scorer.get("fingerprint"):
+                raise UserError(
+                    f"{runs[0].folder} and {run.folder} were scored by different versions of {scorer['name']} (other "
+                    "weights, or another target_style). Give one `mapolab evaluate models=[...] scorers=[...]` for all."
+                )
 
 
 def _drawn(run: Run) -> list[tuple[str, str, str]]:

@@ -1,4 +1,4 @@
-"""`mapolab compare`: from run folders to tables and a page."""
+"""`mapolab compare`: from the folders of evaluated models to tables and a page."""
 
 from __future__ import annotations
 
@@ -7,31 +7,40 @@ from typing import Any
 
 from rich.console import Console
 
-from mapolab.files import write_text
+from mapolab.files import write_json, write_text
 from mapolab.report.collect import collect, common_parent
+from mapolab.report.latex import summary_latex
+from mapolab.report.mismatch import other_mismatches, own_mismatch
 from mapolab.report.page import render_page
 from mapolab.report.summary import compare_methods
 from mapolab.report.tables import legend, rich_tables, summary_csv, summary_markdown
 
 
 def compare(config: dict[str, Any]) -> Path:
-    """Write summary.csv, summary.md and report/index.html for the runs that `config` names; prints the table.
+    """Write summary.csv, .md, .tex and .json, and report/index.html, for what `config` names; prints the table.
 
-    config: runs (folders or patterns), output_dir (None: comparison/ in the runs' common parent), bootstrap_samples,
+    config: runs (folders or patterns), base (None: the runs' own), different_settings, beside (other comparisons, for
+    the plot of reference mismatch), output_dir (None: comparison/ in the runs' common parent), bootstrap_samples,
     confidence, seed (of the resampling). Returns the path of the page. Raises UserError where runs cannot be compared.
     """
-    base, methods = collect(config["runs"])
+    base, methods = collect(config["runs"], config.get("base"), config.get("different_settings", False))
     comparison = compare_methods(base, methods, config["bootstrap_samples"], config["confidence"], config["seed"])
+    mismatch = own_mismatch(comparison)
+    beside = config.get("beside") or []
+    others = other_mismatches(beside, mismatch.features if mismatch else "none") if beside else []
     folder = Path(config["output_dir"]) if config["output_dir"] else common_parent(methods) / "comparison"
     page = folder / "report" / "index.html"
     write_text(folder / "summary.csv", summary_csv(comparison))
     write_text(folder / "summary.md", summary_markdown(comparison))
-    write_text(page, render_page(comparison))
+    write_text(folder / "summary.tex", summary_latex(comparison))
+    write_json(folder / "summary.json", {"mismatch": mismatch.about() if mismatch else None})
+    write_text(page, render_page(comparison, [*([mismatch] if mismatch else []), *others]))
     console = Console()
     for table in rich_tables(comparison):
         console.print(table)
     if comparison.scores:
         console.print(legend(comparison), style="dim")
-    console.print(f"Tables: {folder / 'summary.md'}, {folder / 'summary.csv'}", soft_wrap=True)
+    tables = ", ".join(str(folder / f"summary.{kind}") for kind in ("md", "csv", "tex"))
+    console.print(f"Tables: {tables}", soft_wrap=True)
     console.print(f"Report: {page}", soft_wrap=True)
     return page

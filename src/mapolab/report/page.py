@@ -9,22 +9,24 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from mapolab.report import plots, tables
+from mapolab.report import curves, plots, tables
+from mapolab.report.mismatch import Mismatch
 from mapolab.report.names import scorer_name, settings
+from mapolab.report.published import SOURCE, published_rows
 from mapolab.report.runs import Method, Run, flatten
 from mapolab.report.summary import Comparison, ScoreSummary
 from mapolab.report.svg import css_colour
-from mapolab.report.wall import build_wall
-from mapolab.report.words import decimals, findings, interval, joined, leader, number, opening, percent
+from mapolab.report.wall import FIRST_ROWS, build_wall
+from mapolab.report.words import decimals, findings, interval, joined, leader, notes, number, opening, percent
 
 MANY_METHODS = 5
 """From more than so many methods on, the findings are a list, and a win-rate matrix takes the page's whole width."""
-TWO_UP_COLUMNS, LARGE_COLUMNS = 4, 7
-"""Up to so many runs abreast, the wall's prompts stand in two blocks side by side, or its pictures are large."""
+LARGE_COLUMNS = 7
+"""Up to so many runs abreast, the wall's pictures are large."""
 
 
-def render_page(comparison: Comparison) -> str:
-    """The page as HTML text. Raises UserError for a missing picture."""
+def render_page(comparison: Comparison, mismatches: list[Mismatch]) -> str:
+    """The page as HTML text. mismatches: for their plot, may be none. Raises UserError for a missing picture."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -33,7 +35,9 @@ def render_page(comparison: Comparison) -> str:
         lstrip_blocks=True,
     )
     css = Markup(Path(__file__).with_name("page.css").read_text(encoding="utf-8"))
-    return environment.get_template("page.html.j2").render(css=css, **_context(comparison))
+    script = Markup(Path(__file__).with_name("wall.js").read_text(encoding="utf-8"))
+    context = _context(comparison) | _statistics(comparison) | _plots(comparison, mismatches)
+    return environment.get_template("page.html.j2").render(css=css, script=script, **context)
 
 
 def _context(comparison: Comparison) -> dict[str, Any]:
@@ -50,9 +54,8 @@ def _context(comparison: Comparison) -> dict[str, Any]:
         "legend": tables.legend(comparison),
         "methods": _methods(comparison),
         "scores": [_score(comparison, score) for score in comparison.scores],
-        "score_plots": [Markup(svg) for svg in plots.score_plots(comparison)],
-        "curves": [(title, about, Markup(svg)) for title, about, svg in plots.curve_plots(comparison)],
-        "curve_averaging": plots.curve_averaging(comparison),
+        "runs_shown": _runs_shown(comparison),
+        "first_rows": FIRST_ROWS,
         "cost": tables.cost_table(comparison),
         "wall": wall,
         "columns": columns,
@@ -61,6 +64,41 @@ def _context(comparison: Comparison) -> dict[str, Any]:
         "runs": [_provenance(comparison, method, run) for method in comparison.everyone for run in method.runs],
         "versions": _versions(comparison),
     }
+
+
+def _statistics(comparison: Comparison) -> dict[str, Any]:
+    names = [score.name for score in comparison.scores]
+    return {
+        "differences": tables.difference_table(comparison) if comparison.scores else None,
+        "differences_legend": tables.DIFFERENCES_LEGEND,
+        "published": [[method, *figures] for method, figures in published_rows(names)],
+        "published_source": SOURCE,
+        "score_names": [scorer_name(name) for name in names],
+        "notes": notes(comparison),
+    }
+
+
+def _plots(comparison: Comparison, mismatches: list[Mismatch]) -> dict[str, Any]:
+    mismatch = plots.mismatch_plot(comparison, mismatches)
+    spreads = plots.distribution_plots(comparison)
+    return {
+        "score_plots": [Markup(svg) for svg in plots.score_plots(comparison)],
+        "spreads": [(scorer_name(score.name), Markup(svg)) for score, svg in spreads],
+        "cost_plots": [(title, Markup(svg)) for title, svg in plots.cost_plots(comparison)],
+        "mismatch": Markup(mismatch) if mismatch else None,
+        "curves": [(title, about, Markup(svg)) for title, about, svg in curves.curve_plots(comparison)],
+        "curve_averaging": curves.curve_averaging(comparison),
+    }
+
+
+def _runs_shown(comparison: Comparison) -> list[dict[str, str]]:
+    """The wall's columns: each run's method, and its name."""
+    shown = []
+    for method in comparison.everyone:
+        name = comparison.names[method.label]
+        several = len(method.runs) > 1
+        shown += [{"method": name, "name": f"{name}, seed {run.seed}" if several else name} for run in method.runs]
+    return shown
 
 
 def _subtitle(comparison: Comparison, pictures: int) -> str:
@@ -72,7 +110,7 @@ def _subtitle(comparison: Comparison, pictures: int) -> str:
 
 
 def _wall_class(columns: int, pixelated: bool) -> str:
-    size = "two-up" if columns <= TWO_UP_COLUMNS else "large" if columns <= LARGE_COLUMNS else "small"
+    size = "large" if columns <= LARGE_COLUMNS else "small"
     return f"wall {size} pixelated" if pixelated else f"wall {size}"
 
 
@@ -98,6 +136,7 @@ def _score(comparison: Comparison, score: ScoreSummary) -> dict[str, Any]:
     labels = [method.label for method in comparison.everyone]
     return {
         "name": scorer_name(score.name),
+        "key": score.name,
         "arrow": tables.arrow(score),
         "better": "higher is better" if score.higher_is_better else "lower is better",
         "description": score.about["description"],
@@ -109,7 +148,7 @@ def _score(comparison: Comparison, score: ScoreSummary) -> dict[str, Any]:
 def _cell(comparison: Comparison, score: ScoreSummary, label: str) -> dict[str, str]:
     base = comparison.base.label
     digits = decimals(list(score.mean.values()))
-    verdict = score.verdict(label, base)
+    verdict = score.verdict(label)
     return {
         "mean": number(score.mean[label].value, digits),
         "interval": interval(score.mean[label], digits),

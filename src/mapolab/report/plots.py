@@ -1,30 +1,23 @@
-"""The page's plots: means with intervals, and training curves."""
+"""The page's plots of scores: means with intervals, distributions, cost against quality, reference mismatch."""
 
 from __future__ import annotations
-
-from collections.abc import Iterable
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
+from mapolab.report.costs import cost
+from mapolab.report.mismatch import Mismatch
 from mapolab.report.names import scorer_name
-from mapolab.report.runs import Method
 from mapolab.report.summary import Comparison, ScoreSummary
-from mapolab.report.svg import INK, MUTED, method_colour, panel, render, style
+from mapolab.report.svg import DASHES, INK, MUTED, method_colour, panel, render, style
 
-# Column of metrics.csv -> title and what it is.
-CURVES = {
-    "loss": ("loss", "each method's own, so not on one scale"),
-    "error_chosen": ("error, chosen", "on the preferred pictures"),
-    "error_rejected": ("error, rejected", "on the other pictures"),
-    "margin": ("margin", "as the method's preference term sees it"),
-    "implicit_accuracy": ("implicit accuracy", "share of pairs ranked as preferred"),
-    "gradient_norm": ("gradient norm", "before clipping"),
+# Cost -> title and unit of its axis.
+COST_AXES = {
+    "wall_seconds": ("training time", "seconds a run"),
+    "peak_memory_gib": ("peak memory", "GiB"),
+    "teraflops": ("operations", "10\N{SUPERSCRIPT ONE}\N{SUPERSCRIPT TWO} a run"),
 }
-DASHES = (0, (3, 3))
-POINTS = 200
-"""At most this many points a curve; longer ones are averaged in blocks, which also keeps the page small."""
 
 
 def score_plots(comparison: Comparison) -> list[str]:
@@ -42,87 +35,97 @@ def _score_plot(comparison: Comparison, score: ScoreSummary) -> str:
             mean, colour = score.mean[label], method_colour(row)
             axes.plot([mean.low, mean.high], [row, row], color=colour, linewidth=2.2, solid_capstyle="round")
             axes.plot([mean.value], [row], "o", color=colour, markersize=6)
-        axes.set_yticks(range(len(labels)), [comparison.names[label] for label in labels])
-        axes.set_ylim(len(labels) - 0.4, -0.6)
-        axes.tick_params(axis="y", length=0, labelcolor=INK, labelsize=9)
-        axes.spines["left"].set_visible(False)
-        axes.grid(axis="y", visible=False)
-        axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+        _name_rows(axes, [comparison.names[label] for label in labels])
         return render(figure, f"score-{score.name}", f"{scorer_name(score.name)} of each method, with intervals")
 
 
-def curve_plots(comparison: Comparison) -> list[tuple[str, str, str]]:
-    """(title, explanation, <svg>) for each curve that any run has, against the optimizer step."""
+def distribution_plots(comparison: Comparison) -> list[tuple[ScoreSummary, str]]:
+    """(scorer, <svg>): how every method's scores are spread over pictures, with quartiles.
+
+    Scores that are only 0 or 1 have no spread to look at and are left out.
+    """
     return [
-        (title, explanation, _curve_plot(comparison, column))
-        for column, (title, explanation) in CURVES.items()
-        if any(_has(run.metrics, column) for method in comparison.methods for run in method.runs)
+        (score, _distribution_plot(comparison, score))
+        for score in comparison.scores
+        if score.about["kind"] != "accuracy"
     ]
 
 
-def curve_averaging(comparison: Comparison) -> int:
-    """How many steps one point of a mean curve stands for, in the longest run."""
-    steps = max((len(run.metrics.get("step", ())) for method in comparison.methods for run in method.runs), default=0)
-    return _window(steps) * _block(steps)
-
-
-def _curve_plot(comparison: Comparison, column: str) -> str:
+def _distribution_plot(comparison: Comparison, score: ScoreSummary) -> str:
+    values = {method.label: method.scores(score.name).values.ravel() for method in comparison.everyone}
     with style():
-        figure, axes = panel(3.4, 2.3)
+        figure, axes = panel(4.2, 0.75 + 0.38 * len(values))
+        for row, own in enumerate(values.values()):
+            colour = method_colour(row)
+            if own.std() > 0:
+                body = axes.violinplot(own, [row], orientation="horizontal", widths=0.85, showextrema=False)["bodies"][
+                    0
+                ]
+                body.set(facecolor=colour, edgecolor="none", alpha=0.3)
+            low, middle, high = np.percentile(own, [25, 50, 75])
+            axes.plot([low, high], [row, row], color=colour, linewidth=2.2, solid_capstyle="round")
+            axes.plot([middle], [row], "o", color=colour, markersize=5)
+        _name_rows(axes, [comparison.names[label] for label in values])
+        return render(figure, f"spread-{score.name}", f"distribution of {scorer_name(score.name)} for each method")
+
+
+def cost_plots(comparison: Comparison) -> list[tuple[str, str]]:
+    """(title, <svg>): the first score's mean against each cost that is known; none without scores."""
+    if not comparison.scores:
+        return []
+    found = []
+    for field, (title, unit) in COST_AXES.items():
+        costs = {method.label: cost(method, field) for method in comparison.methods}
+        if any(value is not None for value in costs.values()):
+            found.append((title, _cost_plot(comparison, field, costs, unit)))
+    return found
+
+
+def _cost_plot(comparison: Comparison, field: str, costs: dict[str, float | None], unit: str) -> str:
+    score = comparison.scores[0]
+    with style():
+        figure, axes = panel(3.4, 2.5)
+        axes.axhline(score.mean[comparison.base.label].value, color=method_colour(0), linewidth=0.8, linestyle=DASHES)
+        for index, (label, value) in enumerate(costs.items(), start=1):
+            if value is None:
+                continue
+            mean, colour = score.mean[label], method_colour(index)
+            axes.plot([value, value], [mean.low, mean.high], color=colour, linewidth=1.5, solid_capstyle="round")
+            axes.plot([value], [mean.value], "o", color=colour, markersize=6)
+        axes.set_xlabel(unit)
+        axes.set_ylabel(scorer_name(score.name))
+        axes.margins(x=0.12, y=0.12)
+        axes.set_xlim(left=0)
+        axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+        return render(figure, f"cost-{field}", f"{scorer_name(score.name)} against {field} of each method")
+
+
+def mismatch_plot(comparison: Comparison, points: list[Mismatch]) -> str | None:
+    """<svg>: each method's gain over its base by the first scorer, against the mismatch; None without points."""
+    if not comparison.scores or not points:
+        return None
+    score = comparison.scores[0]
+    with style():
+        figure, axes = panel(5.2, 3.0)
+        axes.axhline(0, color=MUTED, linewidth=0.8, linestyle=DASHES)
         for index, method in enumerate(comparison.methods, start=1):
-            _draw_method(axes, method, column, method_colour(index))
-        axes.margins(x=0.01)
-        _leave_out_spikes(axes)
-        axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
-        axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10], integer=True))
-        if column == "implicit_accuracy":
-            axes.axhline(0.5, color=MUTED, linewidth=0.8, linestyle=DASHES)
-        axes.set_xlabel("step")
-        return render(figure, f"curve-{column}", f"{column} of each method against the training step")
+            own = sorted(
+                (point.distance, point.gains[name]) for point in points if (name := method.label) in point.gains
+            )
+            places = [distance for distance, _ in own]
+            axes.plot(places, [gain.value for _, gain in own], "o-", color=method_colour(index), linewidth=1.5)
+            for distance, gain in own:
+                axes.plot([distance] * 2, [gain.low, gain.high], color=method_colour(index), linewidth=1, alpha=0.6)
+        axes.margins(x=0.08)
+        axes.set_xlabel(f"reference mismatch: {points[0].features} distance of the base's pictures to the chosen ones")
+        axes.set_ylabel(f"gain in {scorer_name(score.name)}")
+        return render(figure, "mismatch", f"gain in {scorer_name(score.name)} of each method by reference mismatch")
 
 
-def _draw_method(axes: Axes, method: Method, column: str, colour: str) -> None:
-    """Thin: each seed as it was. Thick: the mean over seeds, as a running mean."""
-    curves = [_blocks(run.metrics["step"], run.metrics[column]) for run in method.runs if _has(run.metrics, column)]
-    if not curves:
-        return
-    for steps, values in curves:
-        axes.plot(steps, values, color=colour, linewidth=0.7, alpha=0.35)
-    shortest = min(len(steps) for steps, _ in curves)
-    mean = np.mean([values[:shortest] for _, values in curves], axis=0)
-    axes.plot(curves[0][0][:shortest], running_mean(mean, _window(shortest)), color=colour, linewidth=1.8)
-
-
-def _leave_out_spikes(axes: Axes) -> None:
-    """End the axis where 98% of what is drawn lies, if the rest would flatten it to less than a third."""
-    drawn = np.concatenate([line.get_ydata() for line in axes.lines])
-    low, high = np.nanpercentile(drawn, [1, 99])
-    if 0 < 3 * (high - low) < np.nanmax(drawn) - np.nanmin(drawn):
-        axes.set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low))
-
-
-def _has(metrics: dict[str, np.ndarray], column: str) -> bool:
-    return column in metrics and np.isfinite(metrics[column]).any()
-
-
-def _block(steps: int) -> int:
-    return max(1, -(-steps // POINTS))
-
-
-def _window(points: int) -> int:
-    """An odd width of about an eighth of what is drawn, 1 for the shortest runs."""
-    return 2 * (min(points, POINTS) // 16) + 1 if points >= 16 else 1
-
-
-def _blocks(*columns: np.ndarray) -> Iterable[np.ndarray]:
-    """Means over blocks of consecutive steps, so that at most `POINTS` are left; the last block may be short."""
-    block = _block(len(columns[0]))
-    starts = np.arange(0, len(columns[0]), block)
-    sizes = np.diff([*starts, len(columns[0])])
-    return tuple(np.add.reduceat(column, starts) / sizes for column in columns)
-
-
-def running_mean(values: np.ndarray, width: int) -> np.ndarray:
-    """(N,) -> (N,) means over `width` neighbours, over as many as there are at the ends."""
-    kernel = np.ones(width)
-    return np.convolve(values, kernel, "same") / np.convolve(np.ones(len(values)), kernel, "same")
+def _name_rows(axes: Axes, names: list[str]) -> None:
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(len(names) - 0.4, -0.6)
+    axes.tick_params(axis="y", length=0, labelcolor=INK, labelsize=9)
+    axes.spines["left"].set_visible(False)
+    axes.grid(axis="y", visible=False)
+    axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))

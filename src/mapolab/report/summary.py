@@ -2,37 +2,34 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
+from mapolab.evaluation.differences import Difference, compare, holm
 from mapolab.evaluation.statistics import Estimate, PairedBootstrap
 from mapolab.report.names import display_names
 from mapolab.report.runs import Method
-
-# Field of a run's manifest -> what stands for a method of several runs.
-COSTS = {
-    "samples_per_second": np.mean,
-    "step_time_seconds": np.mean,
-    "peak_memory_gib": np.max,
-    "wall_seconds": np.mean,
-}
 
 
 @dataclass(frozen=True)
 class ScoreSummary:
     """One scorer's estimates by method label.
 
-    about: the scorer's entry in the evaluation's settings (name, higher_is_better, description, ...).
-    mean, difference (from the base), win_rate[label][other label].
+    about: the scorer's entry in the evaluation's settings (name, higher_is_better, description, ...). mean, median: of
+    the scores. against[label][other label]: one method against another. p_adjusted: of each method's difference from
+    the base, by Holm over all methods and scorers of the comparison. level: what it has to stay below.
     """
 
     about: dict[str, Any]
+    base: str
     mean: dict[str, Estimate]
-    difference: dict[str, Estimate]
-    win_rate: dict[str, dict[str, Estimate]]
+    median: dict[str, float]
+    against: dict[str, dict[str, Difference]]
+    level: float
+    p_adjusted: dict[str, float] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -42,12 +39,22 @@ class ScoreSummary:
     def higher_is_better(self) -> bool:
         return self.about["higher_is_better"]
 
-    def verdict(self, label: str, other: str) -> str:
-        """Better or worse where the means' intervals are apart, same where they are not."""
-        mean, reference = self.mean[label], self.mean[other]
-        if not mean.apart_from(reference):
+    @property
+    def difference(self) -> dict[str, Estimate]:
+        """Of each method's mean from the base's, paired."""
+        return {label: others[self.base].mean for label, others in self.against.items() if label != self.base}
+
+    @property
+    def win_rate(self) -> dict[str, dict[str, Estimate]]:
+        return {
+            label: {other: found.win_rate for other, found in others.items()} for label, others in self.against.items()
+        }
+
+    def verdict(self, label: str) -> str:
+        """Better or worse than the base where the difference stands after Holm's correction, else same."""
+        if self.p_adjusted.get(label, 1.0) >= self.level:
             return "same"
-        return "better" if (mean.value > reference.value) == self.higher_is_better else "worse"
+        return "better" if (self.difference[label].value > 0) == self.higher_is_better else "worse"
 
 
 @dataclass(frozen=True)
@@ -81,29 +88,39 @@ def compare_methods(base: Method, methods: list[Method], samples: int, confidenc
     """Estimate every score of every method. Raises UserError for bad bootstrap settings or scores."""
     prompts = np.array([row["prompt"] for row in base.runs[0].pictures])
     bootstrap = PairedBootstrap(prompts, samples, confidence, seed)
-    scorers = base.runs[0].settings["scorers"]
+    scorers = [about for about in base.runs[0].settings["scorers"] if _everyone_has(about["name"], methods)]
     scores = [_summarise(about, bootstrap, base, methods) for about in scorers]
+    _correct(scores)
     return Comparison(base, methods, scores, confidence, samples, seed)
 
 
-def cost(method: Method, field: str) -> float | None:
-    """A field of `COSTS` over the method's runs; None for the base, which cost nothing."""
-    values = [run.manifest[field] for run in method.runs if run.manifest.get(field) is not None]
-    return float(COSTS[field](values)) if values else None
+def _everyone_has(scorer: str, methods: list[Method]) -> bool:
+    """Scorers that only some were judged by are left out of the comparison."""
+    return all(scorer in run.pictures[0] for method in methods for run in method.runs)
 
 
 def _summarise(about: dict, bootstrap: PairedBootstrap, base: Method, methods: list[Method]) -> ScoreSummary:
     values = {method.label: method.scores(about["name"]) for method in [base, *methods]}
     return ScoreSummary(
         about,
+        base.label,
         mean={label: bootstrap.mean(own) for label, own in values.items()},
-        difference={method.label: bootstrap.difference(values[method.label], values[base.label]) for method in methods},
-        win_rate={
+        median={label: float(np.median(own.values)) for label, own in values.items()},
+        against={
             label: {
-                other: bootstrap.win_rate(own, theirs, about["higher_is_better"])
+                other: compare(bootstrap, own, theirs, about["higher_is_better"])
                 for other, theirs in values.items()
                 if other != label
             }
             for label, own in values.items()
         },
+        level=1 - bootstrap.confidence,
     )
+
+
+def _correct(scores: list[ScoreSummary]) -> None:
+    """Holm over every difference from the base that the comparison shows."""
+    shown = [(score, label) for score in scores for label in score.against if label != score.base]
+    adjusted = holm([score.against[label][score.base].p_value for score, label in shown])
+    for (score, label), p_value in zip(shown, adjusted, strict=True):
+        score.p_adjusted[label] = p_value

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 # Drawn in colours that nothing else uses, and replaced by the page's own, which know light from dark.
 INK, MUTED, RULE = "#010102", "#010103", "#010104"
 METHOD_COLOURS = 8
+DASHES = (0, (3, 3))
 STYLE = {
     "svg.fonttype": "none",
     "font.family": "sans-serif",

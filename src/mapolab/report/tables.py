@@ -4,50 +4,25 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 
 from rich import box
 from rich.table import Table
 
 from mapolab.evaluation.statistics import Estimate
+from mapolab.report.costs import COST_HEADERS, COSTS, cost, cost_cell
 from mapolab.report.names import scorer_name
+from mapolab.report.published import SOURCE, published_rows
 from mapolab.report.runs import Method
-from mapolab.report.summary import COSTS, Comparison, ScoreSummary, cost
-from mapolab.report.words import caveat, decimals, findings, interval, leader, number, opening, percent
+from mapolab.report.summary import Comparison, ScoreSummary
+from mapolab.report.words import caveat, decimals, findings, interval, leader, notes, number, opening, percent
 
-COST_HEADERS = {
-    "samples_per_second": "samples/s",
-    "step_time_seconds": "step time",
-    "peak_memory_gib": "peak memory",
-    "wall_seconds": "training time",
-}
 MARKS = {"better": "\N{BLACK UP-POINTING TRIANGLE}", "worse": "\N{BLACK DOWN-POINTING TRIANGLE}", "same": ""}
 
 
 def arrow(score: ScoreSummary) -> str:
     """Which way is better."""
     return "\N{UPWARDS ARROW}" if score.higher_is_better else "\N{DOWNWARDS ARROW}"
-
-
-def duration(seconds: float) -> str:
-    """12 s, 3 min 20 s, 5 h 07 min."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{seconds:.3g} s"
-    return f"{whole // 60} min {whole % 60:02} s" if whole < 3600 else f"{whole // 3600} h {whole % 3600 // 60:02} min"
-
-
-def cost_cell(method: Method, field: str) -> str:
-    """A cost with its unit; a dash for the base."""
-    value = cost(method, field)
-    if value is None:
-        return "\N{EN DASH}"
-    formats = {
-        "samples_per_second": lambda: f"{value:.3g}",
-        "step_time_seconds": lambda: f"{1000 * value:.0f} ms" if value < 1 else f"{value:.2f} s",
-        "peak_memory_gib": lambda: f"{value:.2f} GiB",
-        "wall_seconds": lambda: duration(value),
-    }
-    return formats[field]()
 
 
 def summary_csv(comparison: Comparison) -> str:
@@ -69,14 +44,26 @@ def _csv_row(comparison: Comparison, method: Method) -> dict[str, object]:
     }
     for score in comparison.scores:
         row |= _csv_estimate(f"{score.name}/mean", score.mean[label])
+        row[f"{score.name}/median"] = f"{score.median[label]:.6g}"
         if label != base:
-            row |= _csv_estimate(f"{score.name}/difference_from_base", score.difference[label])
-            row[f"{score.name}/interval_against_base"] = score.verdict(label, base)
+            row |= _csv_against_base(score, label)
         for other, rate in score.win_rate[label].items():
             row |= _csv_estimate(f"{score.name}/win_rate_against_{other}", rate)
     for field in COSTS:
         value = cost(method, field)
         row[field] = "" if value is None else f"{value:.6g}"
+    return row
+
+
+def _csv_against_base(score: ScoreSummary, label: str) -> dict[str, object]:
+    found = score.against[label][score.base]
+    row: dict[str, object] = _csv_estimate(f"{score.name}/difference_from_base", found.mean)
+    row |= _csv_estimate(f"{score.name}/median_difference_from_base", found.median)
+    for name in ("wins", "ties", "losses", "effect_size", "p_value"):
+        row[f"{score.name}/{name}_against_base"] = f"{getattr(found, name):.6g}"
+    row[f"{score.name}/p_adjusted_against_base"] = f"{score.p_adjusted[label]:.6g}"
+    row[f"{score.name}/prompts_needed"] = found.prompts_needed if found.prompts_needed is not None else ""
+    row[f"{score.name}/verdict_against_base"] = score.verdict(label)
     return row
 
 
@@ -90,7 +77,12 @@ def summary_markdown(comparison: Comparison) -> str:
     told = [f"**{name}** {sentence}" for name, sentence in findings(comparison)]
     parts = [" ".join(filter(None, [opening(comparison), *told, leader(comparison)]))]
     if comparison.scores:
-        parts += [_markdown_table(*score_table(comparison)), legend(comparison)]
+        parts += [_markdown_table(*score_table(comparison)), legend(comparison), *notes(comparison)]
+        if published := published_rows([score.name for score in comparison.scores]):
+            rows = [[f"{method} (published)", "", *figures] for method, figures in published]
+            parts += [f"Published, not measured here ({SOURCE}):", _markdown_table(score_table(comparison)[0], rows)]
+        parts.append("### Differences from the base\n\n" + _markdown_table(*difference_table(comparison)))
+        parts.append(DIFFERENCES_LEGEND)
     for score in comparison.scores:
         parts.append(f"### Win rates by {scorer_name(score.name)}\n\n" + _win_table(comparison, score))
     parts.append("### Cost of training\n\n" + _markdown_table(*cost_table(comparison)))
@@ -99,7 +91,7 @@ def summary_markdown(comparison: Comparison) -> str:
 
 def legend(comparison: Comparison) -> str:
     """How to read the table of scores."""
-    marks = f"{MARKS['better']} better or {MARKS['worse']} worse than the base with intervals apart"
+    marks = f"{MARKS['better']} better or {MARKS['worse']} worse than the base, after Holm's correction"
     wins = "wins: share of pictures better than the base's"
     return f"{caveat(comparison)} Arrows say which way is better; {marks}; {wins}.{_widthless(comparison)}"
 
@@ -121,6 +113,47 @@ def score_table(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
     """Header and rows: each method's mean, interval and win rate against the base for every scorer."""
     header = ["method", "seeds", *(f"{scorer_name(score.name)} {arrow(score)}" for score in comparison.scores)]
     return header, [_score_row(comparison, method) for method in comparison.everyone]
+
+
+DIFFERENCES_LEGEND = (
+    "Paired by prompt and seed. d: the mean difference in standard deviations of the prompts' differences. p: that "
+    "there is no difference, by Student's t over prompts and training seeds, corrected by Holm over this whole table. "
+    "Prompts needed: to find a difference as large as the one seen in four of five studies; where that is more than "
+    "there were, no difference found may mean too few prompts. A dash: no number of prompts would do, because there is "
+    "no difference, or because the training seeds differ by more."
+)
+
+
+def difference_table(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
+    """Header and rows: every method against the base by every scorer."""
+    header = ["method", "scorer", "mean", "median", "wins", "ties", "losses", "d", "p", "prompts needed"]
+    rows = [
+        [comparison.names[method.label], *_difference_cells(score, method.label)]
+        for method in comparison.methods
+        for score in comparison.scores
+    ]
+    return header, rows
+
+
+def _difference_cells(score: ScoreSummary, label: str) -> list[str]:
+    found, digits = score.against[label][score.base], decimals(list(score.difference.values()))
+    needed = found.prompts_needed
+    too_few = " (more than there were)" if needed is not None and needed > found.prompts else ""
+    effect = "\N{INFINITY}" if math.isinf(found.effect_size) else number(found.effect_size, 2)
+    return [
+        f"{scorer_name(score.name)} {arrow(score)}",
+        f"{number(found.mean.value, digits)} {interval(found.mean, digits)}",
+        f"{number(found.median.value, digits)} {interval(found.median, digits)}",
+        *(percent(share) for share in (found.wins, found.ties, found.losses)),
+        effect,
+        p_value(score.p_adjusted[label]),
+        f"{needed:,}{too_few}" if needed is not None else "\N{EN DASH}",
+    ]
+
+
+def p_value(value: float) -> str:
+    """0.032, <0.001."""
+    return "<0.001" if value < 0.001 else f"{value:.3f}" if value < 0.995 else f"{value:.2f}"
 
 
 def cost_table(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
@@ -161,7 +194,7 @@ def _score_cell(comparison: Comparison, score: ScoreSummary, method: Method) -> 
     if method is comparison.base:
         return cell
     rate = score.win_rate[method.label][comparison.base.label]
-    return f"{cell}, wins {percent(rate.value)} {MARKS[score.verdict(method.label, comparison.base.label)]}".rstrip()
+    return f"{cell}, wins {percent(rate.value)} {MARKS[score.verdict(method.label)]}".rstrip()
 
 
 def _win_table(comparison: Comparison, score: ScoreSummary) -> str:

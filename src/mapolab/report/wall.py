@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -15,27 +17,40 @@ from mapolab.report.runs import Run
 from mapolab.report.summary import Comparison
 
 FIRST_ROWS = 24
-"""Prompts that the wall shows at once; the others wait behind a click."""
-PICTURE_BUDGET = 4_800_000
-"""Characters that the pictures may take, so that the page with everything else stays below 6 MB."""
+"""Prompts that the wall shows at once; the others wait behind a button."""
+PICTURE_BUDGET = 13_000_000
+"""Characters that the pictures may take, so that the page with everything else stays below 15 MB."""
 SMALL = 128
 """Up to this width a picture is shown pixel for pixel; a larger one is reduced to `THUMBNAIL`."""
-THUMBNAIL = 224
+THUMBNAIL = 320
+
+
+@dataclass(frozen=True)
+class WallPicture:
+    """source: a data: URL. uid: names the file's content. file: where it lies, below the comparison's runs."""
+
+    source: str
+    uid: str
+    file: str
 
 
 @dataclass(frozen=True)
 class WallRow:
+    """spread: scorer -> how far the methods' scores of this prompt lie apart, in spreads of all prompts."""
+
+    index: int
     prompt: str
-    pictures: list[str]
-    """A data: URL for each run, the base first."""
+    seed: str
+    pictures: list[WallPicture]
+    spread: dict[str, float]
 
 
 @dataclass(frozen=True)
 class Wall:
-    """first: rows shown at once; more: as many of the others as fit; total: how many were drawn; pixelated: small."""
+    """rows: in the order drawn, as many as fit; the first `FIRST_ROWS` of `shown` are seen at once; total: how many
+    were drawn; pixelated: small."""
 
-    first: list[WallRow]
-    more: list[WallRow]
+    rows: list[WallRow]
     total: int
     pixelated: bool
 
@@ -44,20 +59,29 @@ def build_wall(comparison: Comparison) -> Wall:
     """Embed the pictures of evenly chosen prompts, within the budget. Raises UserError for a missing picture."""
     runs = [run for method in comparison.everyone for run in method.runs]
     total = len(comparison.base.runs[0].pictures)
-    first = evenly(total, FIRST_ROWS)
-    chosen = set(first)
+    spreads = disagreement(comparison)
     spent = 0
     rows: dict[int, WallRow] = {}
-    for index in [*first, *(index for index in range(total) if index not in chosen)]:
-        row = WallRow(runs[0].pictures[index]["prompt"], [embed(picture_file(run, index)) for run in runs])
-        spent += sum(map(len, row.pictures))
+    first = evenly(total, FIRST_ROWS)
+    for index in [*first, *(index for index in range(total) if index not in {*first})]:
+        row = _row(runs, index, {name: float(spread[index]) for name, spread in spreads.items()})
+        spent += sum(len(picture.source) for picture in row.pictures)
         if spent > PICTURE_BUDGET and rows:
             break
         rows[index] = row
     with Image.open(picture_file(runs[0], 0)) as picture:
         pixelated = picture.width <= SMALL
-    shown = [rows[index] for index in first if index in rows]
-    return Wall(shown, [row for index, row in sorted(rows.items()) if index not in chosen], total, pixelated)
+    return Wall([row for _, row in sorted(rows.items())], total, pixelated)
+
+
+def disagreement(comparison: Comparison) -> dict[str, np.ndarray]:
+    """Scorer -> (pictures,): the largest minus the smallest of the methods' scores, in their usual spread."""
+    found = {}
+    for score in comparison.scores:
+        table = np.stack([method.scores(score.name).values.mean(0) for method in comparison.everyone])
+        apart = table.max(0) - table.min(0)
+        found[score.name] = np.round(apart / (table.std() or 1.0), 3)
+    return found
 
 
 def evenly(total: int, count: int) -> list[int]:
@@ -76,16 +100,36 @@ def picture_file(run: Run, index: int) -> Path:
     return file
 
 
+def _row(runs: list[Run], index: int, spread: dict[str, float]) -> WallRow:
+    drawn: dict[str, Any] = runs[0].pictures[index]
+    return WallRow(index, drawn["prompt"], drawn["seed"], [_picture(run, index) for run in runs], spread)
+
+
+def _picture(run: Run, index: int) -> WallPicture:
+    file = picture_file(run, index)
+    name = f"{run.folder.resolve().name}/{file.relative_to(run.folder).as_posix()}"
+    return WallPicture(embed(file), hashlib.sha256(file.read_bytes()).hexdigest()[:32], name)
+
+
 def embed(file: Path) -> str:
-    """A picture as a data: URL without the settings that its file carries: PNG, or JPEG where it had to be reduced."""
-    with Image.open(file) as picture:
-        picture = picture.convert("RGB")
+    """A picture as a data: URL without the settings that its file carries: PNG, or JPEG where it had to be reduced.
+
+    Raises UserError for a broken file.
+    """
+    try:
+        with Image.open(file) as picture:
+            picture = picture.convert("RGB")
+    except (OSError, SyntaxError) as error:
+        raise UserError(
+            f"The picture {file} is broken ({type(error).__name__}). Remove it and its evaluation's scores.csv, and "
+            "give the `mapolab evaluate` command again."
+        ) from None
     buffer = io.BytesIO()
     if picture.width <= SMALL:
         picture.save(buffer, "PNG", optimize=True)
         kind = "png"
     else:
         picture.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
-        picture.save(buffer, "JPEG", quality=88)
+        picture.save(buffer, "JPEG", quality=86)
         kind = "jpeg"
     return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+from mapolab.evaluation.differences import holm
+from mapolab.evaluation.options import DRAWN_BY
 from mapolab.evaluation.statistics import Estimate
 from mapolab.report.names import scorer_name
 from mapolab.report.summary import Comparison, ScoreSummary
@@ -61,7 +63,7 @@ def findings(comparison: Comparison) -> list[tuple[str, str]]:
 
 
 def leader(comparison: Comparison) -> str | None:
-    """Which method is best by the first scorer, and whether that stands clear of the others; None for one method."""
+    """Which method is best by the first scorer, and of which others measurably (paired, Holm); None for one method."""
     if not comparison.scores or len(comparison.methods) < 2:
         return None
     score = comparison.scores[0]
@@ -69,11 +71,13 @@ def leader(comparison: Comparison) -> str | None:
     best, *others = sorted(
         (method.label for method in comparison.methods), key=lambda label: -sign * score.mean[label].value
     )
-    overlapping = [comparison.names[other] for other in others if not score.mean[best].apart_from(score.mean[other])]
+    found = {other: score.against[best][other].p_value for other in others}
+    adjusted = dict(zip(found, holm(list(found.values())), strict=True))
+    unresolved = [comparison.names[other] for other in others if adjusted[other] >= score.level]
     beginning = f"By {scorer_name(score.name)}, {comparison.names[best]} is ahead of the other methods"
-    if not overlapping:
-        return f"{beginning}, its interval apart from all of theirs."
-    return f"{beginning}, but its interval overlaps that of {joined(overlapping)}."
+    if not unresolved:
+        return f"{beginning}, measurably of each."
+    return f"{beginning}, but not measurably of {joined(unresolved)}."
 
 
 def caveat(comparison: Comparison) -> str:
@@ -85,8 +89,25 @@ def caveat(comparison: Comparison) -> str:
     if seeds == {1}:
         return f"{beginning}; with one training seed a method, they do not tell how another training would turn out."
     counted = f"{min(seeds)}" if len(seeds) == 1 else f"{min(seeds)} to {max(seeds)}"
-    narrow = "; over so few seeds they still tend to be too narrow" if min(seeds) < 10 else ""
-    return f"{beginning} and {counted} training seeds a method{narrow}."
+    return f"{beginning} and {counted} training seeds a method."
+
+
+def notes(comparison: Comparison) -> list[str]:
+    """What a reader must know first: settings that differ, prompts that were cut, columns that were left out."""
+    told = []
+    runs = [run for method in comparison.everyone for run in method.runs]
+    keys = [key for key in DRAWN_BY if len({str(run.settings.get(key)) for run in runs}) > 1]
+    if keys:
+        told.append(f"The pictures were drawn with different settings: {joined(keys)} differ, so scores do, too.")
+    cut = {reader: count for reader, count in comparison.settings.get("cut_prompts", {}).items() if count}
+    if cut:
+        readers = joined([f"{scorer_name(reader)} ({count})" for reader, count in cut.items()])
+        told.append(f"Some prompts are longer than their readers take, who saw only their beginning: {readers}.")
+    used = {score.name for score in comparison.scores}
+    left_out = {scorer["name"] for run in runs for scorer in run.settings["scorers"]} - used
+    if left_out:
+        told.append(f"Not every run was scored by {joined(sorted(left_out))}, which is left out.")
+    return told
 
 
 def _finding(comparison: Comparison, label: str) -> str:

@@ -1,0 +1,84 @@
+"""What training cost: time and memory as they were measured, operations as `mapolab plan` counts them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from mapolab.errors import UserError
+from mapolab.files import read_json, write_json
+from mapolab.report.runs import Method, Run
+
+# Field of a run's manifest -> what stands for a method of several runs. `teraflops` is counted, not in the manifest.
+COSTS = {
+    "samples_per_second": np.mean,
+    "step_time_seconds": np.mean,
+    "peak_memory_gib": np.max,
+    "wall_seconds": np.mean,
+    "teraflops": np.mean,
+}
+COST_HEADERS = {
+    "samples_per_second": "samples/s",
+    "step_time_seconds": "step time",
+    "peak_memory_gib": "peak memory",
+    "wall_seconds": "training time",
+    "teraflops": "operations",
+}
+
+
+def cost(method: Method, field: str) -> float | None:
+    """A field of `COSTS` over the method's runs; None for models that were not trained here."""
+    values = [_value(run, field) for run in method.runs]
+    known = [value for value in values if value is not None]
+    return float(COSTS[field](known)) if known else None
+
+
+def _value(run: Run, field: str) -> float | None:
+    return training_teraflops(run) if field == "teraflops" else run.manifest.get(field)
+
+
+def training_teraflops(run: Run) -> float | None:
+    """Operations of the whole training, in 10^12, counted on fake tensors once a run; None where they cannot be."""
+    if not run.config or not run.manifest.get("steps"):
+        return None
+    kept = run.folder / "operations.json"
+    if kept.is_file():
+        per_step = read_json(kept)["per_step"]
+    else:
+        per_step = _operations_per_step(run.config)
+        write_json(kept, {"per_step": per_step})
+    return None if per_step is None else per_step * run.manifest["steps"] / 1e12
+
+
+def _operations_per_step(config: dict[str, Any]) -> float | None:
+    """None for a config that this version's plan cannot read, or whose model's configs are not at hand."""
+    from mapolab.plan.operations import operations_per_step
+
+    try:
+        return operations_per_step(config)
+    except (UserError, KeyError, TypeError, OSError):
+        return None
+
+
+def duration(seconds: float) -> str:
+    """12 s, 3 min 20 s, 5 h 07 min."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{seconds:.3g} s"
+    return f"{whole // 60} min {whole % 60:02} s" if whole < 3600 else f"{whole // 3600} h {whole % 3600 // 60:02} min"
+
+
+def cost_cell(method: Method, field: str) -> str:
+    """A cost with its unit; a dash where there is none."""
+    value = cost(method, field)
+    if value is None:
+        return "\N{EN DASH}"
+    formats = {
+        "samples_per_second": lambda: f"{value:.3g}",
+        "step_time_seconds": lambda: f"{1000 * value:.0f} ms" if value < 1 else f"{value:.2f} s",
+        "peak_memory_gib": lambda: f"{value:.2f} GiB",
+        "wall_seconds": lambda: duration(value),
+        "teraflops": lambda: f"{value:.3g} TFLOP",
+    }
+    return formats[field]()
