@@ -97,6 +97,11 @@ class Throwaway:
             self._daemon("slurmd", "-D", "-N", node)
         wait_for(lambda: self.run("sinfo", "-h", "-N", "-o", "%T").split() == ["idle", "idle"], 30, "two idle nodes")
 
+    def clear(self) -> None:
+        """End all jobs and wait until they are gone."""
+        self.run("scancel", "-u", getpass.getuser(), check=False)
+        wait_for(lambda: not self.run("squeue", "-h").strip(), 60, "an empty queue")
+
     def stop(self) -> None:
         self.run("scancel", "-u", getpass.getuser(), check=False)
         for daemon in reversed(self.daemons):

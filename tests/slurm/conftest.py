@@ -10,7 +10,7 @@ import throwaway
 
 
 @pytest.fixture(scope="session")
-def cluster() -> Iterator[throwaway.Throwaway]:
+def slurm() -> Iterator[throwaway.Throwaway]:
     if missing := throwaway.missing():
         reason = f"SLURM IS NOT INSTALLED ({', '.join(missing)}), so nothing about Slurm was tested"
         warnings.warn(reason, stacklevel=1)
@@ -23,3 +23,14 @@ def cluster() -> Iterator[throwaway.Throwaway]:
             yield slurm
         finally:
             slurm.stop()
+
+
+@pytest.fixture
+def cluster(slurm: throwaway.Throwaway, tmp_path: Path) -> Iterator[throwaway.Throwaway]:
+    """The Slurm, empty again after each test, so that one failure stays one; what it shows goes into a failure's text.
+    """
+    yield slurm
+    print(slurm.run("squeue", "-o", "%i %T %r %N %M"), slurm.run("sinfo", "-N"))
+    for log in sorted(tmp_path.rglob("logs/*.log")):
+        print(f"{log}:", *log.read_text(errors="replace").splitlines()[-15:], sep="\n")
+    slurm.clear()

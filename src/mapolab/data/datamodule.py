@@ -1,6 +1,5 @@
 """The LightningDataModule: opens or makes the cache, makes the loader, and carries the whole state of the data."""
 
-import signal
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -21,6 +20,7 @@ from mapolab.data.prepared.opened import PreparedCache
 from mapolab.data.prepared.prepare import prepare
 from mapolab.data.prepared.spec import CacheSpec
 from mapolab.data.records import Source
+from mapolab.data.workers import fork_server, ignore_stop_signals
 from mapolab.errors import RunError, UserError
 from mapolab.models.sdxl import SDXL
 
@@ -98,7 +98,8 @@ class PairDataModule(LightningDataModule):
             num_workers=settings.num_workers,
             collate_fn=_as_it_is,
             pin_memory=trainer.strategy.root_device.type == "cuda",
-            worker_init_fn=_ignore_stop_signals,
+            worker_init_fn=ignore_stop_signals,
+            multiprocessing_context=fork_server() if settings.num_workers and trainer.world_size > 1 else None,
         )
 
     def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
@@ -174,9 +175,3 @@ def _used(source: Source, selection: Selection, block: int) -> np.ndarray:
 def _as_it_is(batch: Any) -> Any:
     """The data sets make whole batches themselves; there is nothing to collate."""
     return batch
-
-
-def _ignore_stop_signals(worker: int) -> None:
-    """Ctrl-C and Slurm's signals reach all processes; the main process decides when to stop, and workers follow it."""
-    for stop in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
-        signal.signal(stop, signal.SIG_IGN)
