@@ -1,132 +1,91 @@
-"""``make study``: the comparison with an equal search for every method, several seeds, and a control.
+"""``make study``: six methods at three sizes of reference mismatch, the same search for each, five seeds.
 
-1. Learning rates: every method trains with every rate of one grid; one rule
-   chooses on validation captions.
-2. Seeds: every method trains with its rate from at least three seeds, and is judged on the 96 test captions.
-3. Control: MaPO with swapped labels. The style must move the other way, or the judges measure something else.
+1. Search: each method trains with six settings; the best on validation captions is taken (`chosen`).
+2. Seeds: each method trains with its setting from five seeds, and is judged on the 96 test captions.
+3. Mismatch: how far the base's pictures are from the preferred ones, by the features of a network.
+4. Comparison: one for each mismatch, and docs/study.md from all three.
 
-Everything resumes: a stopped study continues where it was. The table goes into README.md and docs/study.md.
+Everything resumes: what is finished is not done again, and a stopped run continues where it was.
 """
 
 from __future__ import annotations
 
 import csv
-import time
+from collections.abc import Iterable
 from pathlib import Path
 
-from commands import mapolab, minutes_since
+from commands import mapolab
 from mapolab import files
+from study_plan import MISMATCHES, OBJECTIVES, SEARCH_SEED, SEEDS, STUDY, Trial, final_folder, search_folder, trials
+from study_report import Searched, write_report
 
-OBJECTIVES = ("sft", "mapo", "diffusion_dpo")
-LEARNING_RATES = (1e-5, 3e-5, 1e-4, 3e-4)
-SEEDS = (0, 1, 2)
-SEARCH_SEED = 100
-MAXIMUM_CONCEPT_LOSS = 0.1
-STUDY = Path("outputs") / "emoji_style_study"
 VALIDATION = "builtin:emoji/prompts/validation.csv"
-MARKS = ("<!-- study table: written by `make study` -->", "<!-- end of the study table -->")
-
-
-def train_and_evaluate(folder: Path, prompts: str | None, *overrides: str) -> Path:
-    """Train into ``folder`` unless that is done, evaluate, and return the evaluation's folder."""
-    mapolab("train", "experiment=emoji_style", *overrides, f"output_dir={folder}")
-    mapolab("evaluate", f"models={folder}", *([f"prompts={prompts}"] if prompts else []))
-    return newest_evaluation(folder)
-
-
-def newest_evaluation(folder: Path) -> Path:
-    return max((folder / "evaluation").iterdir(), key=lambda entry: (entry / "links.json").stat().st_mtime)
-
-
-def means(evaluation: Path) -> dict[str, float]:
-    """Mean of every scorer's column."""
-    with open(evaluation / "scores.csv", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    names = [name for name in rows[0] if name not in ("index", "prompt", "seed", "image")]
-    return {name: sum(float(row[name]) for row in rows) / len(rows) for name in names}
-
-
-def choose_rates() -> tuple[dict[str, float], list[dict]]:
-    """The rate with the most preferred style among those that keep concept accuracy near the base's.
-
-    Where no rate keeps it, the one that loses least of it.
-    """
-    table, chosen = [], {}
-    for objective in OBJECTIVES:
-        for rate in LEARNING_RATES:
-            folder = STUDY / "search" / f"{objective}-lr{rate:g}"
-            overrides = (f"objective={objective}", f"optimizer.lr={rate}", f"seed={SEARCH_SEED}")
-            evaluation = train_and_evaluate(folder, VALIDATION, *overrides)
-            base = evaluation.parent / files.read_json(evaluation / "links.json")["base"]
-            scores, before = means(evaluation), means(_base_evaluation(folder, evaluation, base))
-            table.append(
-                {"objective": objective, "rate": rate, "loss": before["concept"] - scores["concept"], **scores}
-            )
-        rows = [row for row in table if row["objective"] == objective]
-        kept = [row for row in rows if row["loss"] <= MAXIMUM_CONCEPT_LOSS]
-        best = max(kept, key=lambda row: row["style"]) if kept else min(rows, key=lambda row: row["loss"])
-        chosen[objective] = best["rate"]
-    return chosen, table
-
-
-def _base_evaluation(folder: Path, evaluation: Path, base: Path) -> Path:
-    return folder.parent / base.name / "evaluation" / evaluation.name
+MOST_AT_ONCE = 60
+"""Models in one command: a command line has a limited length."""
 
 
 def main() -> None:
-    started = time.monotonic()
-    rates, search = choose_rates()
-    runs = []
-    for objective in OBJECTIVES:
-        for seed in SEEDS:
-            folder = STUDY / "runs" / f"{objective}-seed{seed}"
-            train_and_evaluate(
-                folder, None, f"objective={objective}", f"optimizer.lr={rates[objective]}", f"seed={seed}"
-            )
-            runs.append(folder)
-    control = STUDY / "runs" / "mapo-swapped-labels"
-    overrides = ("objective=mapo", f"optimizer.lr={rates['mapo']}", "seed=0", "data.label_flip_probability=1.0")
-    train_and_evaluate(control, None, *overrides)
-    comparison = STUDY / "comparison"
-    mapolab("compare", f"runs=[{','.join(map(str, [*runs, control]))}]", f"output_dir={comparison}")
-    write_results(comparison, rates, search, minutes_since(started))
+    searched = {mismatch: search(mismatch) for mismatch in MISMATCHES}
+    for mismatch, found in searched.items():
+        best = {one.trial.objective: one.trial for one in found if one.chosen}
+        for trial in best.values():
+            for seed in SEEDS:
+                train(trial, mismatch, seed, final_folder(mismatch, trial, seed))
+        evaluate(final_folders(mismatch, best.values()))
+    for style, _ in MISMATCHES.values():
+        mapolab("mismatch", "experiment=emoji_style", f"data.preferred_style={style}")
+    before: list[Path] = []
+    for mismatch, found in searched.items():
+        folders = final_folders(mismatch, [one.trial for one in found if one.chosen])
+        output = STUDY / mismatch / "comparison"
+        beside = [f"beside={_list(before)}"] if before else []
+        mapolab("compare", f"runs={_list(folders)}", f"output_dir={output}", *beside)
+        before.append(output)
+    write_report(searched)
 
 
-def write_results(comparison: Path, rates: dict[str, float], search: list[dict], duration: str) -> None:
-    """docs/study.md with the search and the table; the table also between the marks in README.md."""
-    summary = (comparison / "summary.md").read_text(encoding="utf-8")
-    grid = [
-        "| objective | learning rate | style | concept | background | pixel distance | chosen |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for row in search:
-        figures = " | ".join(f"{row[name]:.3f}" for name in ("style", "concept", "background", "pixel_distance"))
-        mark = "yes" if rates[row["objective"]] == row["rate"] else ""
-        grid.append(f"| {row['objective']} | {row['rate']:g} | {figures} | {mark} |")
-    text = "\n".join(
-        [
-            "# The study: SFT, MaPO and Diffusion-DPO on the tiny twin",
-            "",
-            f"Written by `make study`; this took {duration}, a first time takes about half an hour on two cores.",
-            "Rates were chosen on 32 validation captions:",
-            "most preferred style among those that lose at most "
-            f"{MAXIMUM_CONCEPT_LOSS} of the base's concept accuracy.",
-            "",
-            "## Search",
-            "",
-            *grid,
-            "",
-            f"## Result on 96 test captions, training seeds {', '.join(map(str, SEEDS))}",
-            "",
-            summary,
-        ]
-    )
-    files.write_text(Path("docs") / "study.md", text + "\n")
-    scores = summary.split("\n### ")[0].strip()
-    readme = Path("README.md").read_text(encoding="utf-8")
-    before, rest = readme.split(MARKS[0])
-    after = rest.split(MARKS[1])[1]
-    files.write_text("README.md", f"{before}{MARKS[0]}\n\n{scores}\n\n{MARKS[1]}{after}")
+def search(mismatch: str) -> list[Searched]:
+    """Every trial of every method, trained and judged on the 32 validation captions."""
+    tried = [trial for objective in OBJECTIVES for trial in trials(objective)]
+    for trial in tried:
+        train(trial, mismatch, SEARCH_SEED, search_folder(mismatch, trial))
+    evaluate([search_folder(mismatch, trial) for trial in tried], f"prompts={VALIDATION}")
+    measured = [(trial, kept(search_folder(mismatch, trial))) for trial in tried]
+    best = {objective: chosen(objective, measured) for objective in OBJECTIVES}
+    return [Searched(trial, value, trial == best[trial.objective]) for trial, value in measured]
+
+
+def chosen(objective: str, measured: list[tuple[Trial, float]]) -> Trial:
+    """The method's trial with most of the preferred style where concept and background are kept, picture by picture."""
+    return max((pair for pair in measured if pair[0].objective == objective), key=lambda pair: pair[1])[0]
+
+
+def kept(run: Path) -> float:
+    """Mean of style x concept x background over the run's pictures, 0..1."""
+    [scores] = (run / "evaluation").glob("*/scores.csv")
+    with open(scores, encoding="utf-8", newline="") as lines:
+        rows = list(csv.DictReader(lines))
+    return sum(float(row["style"]) * float(row["concept"]) * float(row["background"]) for row in rows) / len(rows)
+
+
+def train(trial: Trial, mismatch: str, seed: int, folder: Path) -> None:
+    manifest = folder / "manifest.json"
+    if not manifest.is_file() or files.read_json(manifest)["status"] != "finished":
+        mapolab("train", *trial.overrides(mismatch, seed), f"output_dir={folder}")
+
+
+def evaluate(folders: list[Path], *overrides: str) -> None:
+    missing = [folder for folder in folders if not list((folder / "evaluation").glob("*/scores.csv"))]
+    for start in range(0, len(missing), MOST_AT_ONCE):
+        mapolab("evaluate", f"models={_list(missing[start : start + MOST_AT_ONCE])}", *overrides)
+
+
+def final_folders(mismatch: str, best: Iterable[Trial]) -> list[Path]:
+    return [final_folder(mismatch, trial, seed) for trial in best for seed in SEEDS]
+
+
+def _list(folders: Iterable[Path]) -> str:
+    return f"[{','.join(map(str, folders))}]"
 
 
 if __name__ == "__main__":

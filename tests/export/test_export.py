@@ -13,7 +13,8 @@ from safetensors.torch import load_file
 
 from mapolab.config.compose import compose
 from mapolab.errors import UserError
-from mapolab.evaluation.generation import final_weights, load_pipeline
+from mapolab.evaluation.generation import load_pipeline
+from mapolab.evaluation.models import find_models
 from mapolab.export.command import export
 from mapolab.training.run import train
 
@@ -52,8 +53,13 @@ def draw(pipeline: StableDiffusionXLPipeline) -> torch.Tensor:
     return torch.from_numpy(pictures * 255).round()
 
 
+def pipeline_of(run: Path) -> StableDiffusionXLPipeline:
+    [model] = find_models([str(run)], run.parent)
+    return load_pipeline(model)
+
+
 def of_run(run: Path) -> torch.Tensor:
-    return draw(load_pipeline(yaml.safe_load((run / "config.yaml").read_text()), final_weights(run)))
+    return draw(pipeline_of(run))
 
 
 def exported(run: Path, to: Path, *overrides: str) -> Path:
@@ -77,7 +83,7 @@ def test_the_unet_alone(full_run, pipeline_folder, tmp_path):
 def test_the_single_file(full_run, pipeline_folder, tmp_path):
     folder = exported(full_run, tmp_path / "fox", "formats=[single_file]")
     pipeline = StableDiffusionXLPipeline.from_single_file(str(folder / "fox.safetensors"), config=pipeline_folder)
-    expected = load_pipeline(yaml.safe_load((full_run / "config.yaml").read_text()), final_weights(full_run))
+    expected = pipeline_of(full_run)
     for part in ("unet", "vae", "text_encoder", "text_encoder_2"):
         loaded, wanted = getattr(pipeline, part).state_dict(), getattr(expected, part).state_dict()
         assert loaded.keys() == wanted.keys()

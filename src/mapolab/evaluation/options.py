@@ -66,7 +66,10 @@ def load_prompts(options: dict[str, Any], cache_folder: Path) -> list[str]:
 
 
 def settings_of(options: dict[str, Any], prompts: list[str], models: list[EvaluatedModel], on_gpu: bool) -> dict:
-    """All that decides what the pictures are, beside the model; its hash names the evaluation's folder."""
+    """All that decides what the pictures are, beside the model, and the style that they are judged by.
+
+    Its hash names the evaluation's folder: a base that is judged by another style each time keeps them apart.
+    """
     size = None
     if options["height"] is None or options["width"] is None:
         size = _own_size(models)
@@ -78,6 +81,8 @@ def settings_of(options: dict[str, Any], prompts: list[str], models: list[Evalua
     }
     settings = {key: resolved.get(key, options.get(key)) for key in DRAWING}
     about = {"seed": options["seed"], "images_per_prompt": options["images_per_prompt"]}
+    if options["target_style"]:
+        about["target_style"] = options["target_style"]
     return settings | about | {"prompt_count": len(prompts), "prompts_hash": files.short_hash(prompts)}
 
 

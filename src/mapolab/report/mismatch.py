@@ -14,7 +14,7 @@ from mapolab.report.summary import Comparison
 
 @dataclass(frozen=True)
 class Mismatch:
-    """One base and one data set. gains: method label -> its gain over the base by the first scorer, up is better."""
+    """One base and one data set. gains: over the base by the first scorer, by method name; up is better."""
 
     distance: float
     features: str
@@ -40,7 +40,7 @@ def own_mismatch(comparison: Comparison) -> Mismatch | None:
     found = min(fitting, key=lambda one: one["features"] != "dinov2")
     score = comparison.scores[0]
     sign = 1 if score.higher_is_better else -1
-    gains = {label: _signed(difference, sign) for label, difference in score.difference.items()}
+    gains = {comparison.names[label]: _signed(gain, sign) for label, gain in score.difference.items()}
     return Mismatch(found["chosen"]["distance"], found["features"], gains)
 
 

@@ -109,9 +109,8 @@ def mismatch_plot(comparison: Comparison, points: list[Mismatch]) -> str | None:
         figure, axes = panel(5.2, 3.0)
         axes.axhline(0, color=MUTED, linewidth=0.8, linestyle=DASHES)
         for index, method in enumerate(comparison.methods, start=1):
-            own = sorted(
-                (point.distance, point.gains[name]) for point in points if (name := method.label) in point.gains
-            )
+            name = comparison.names[method.label]
+            own = sorted((point.distance, point.gains[name]) for point in points if name in point.gains)
             places = [distance for distance, _ in own]
             axes.plot(places, [gain.value for _, gain in own], "o-", color=method_colour(index), linewidth=1.5)
             for distance, gain in own:

@@ -17,6 +17,8 @@ from mapolab.report.runs import Method
 from mapolab.report.summary import Comparison, ScoreSummary
 from mapolab.report.words import caveat, decimals, findings, interval, leader, notes, number, opening, percent
 
+ABREAST = 3
+"""Scorers in one table of the terminal."""
 MARKS = {"better": "\N{BLACK UP-POINTING TRIANGLE}", "worse": "\N{BLACK DOWN-POINTING TRIANGLE}", "same": ""}
 
 
@@ -109,10 +111,11 @@ def _widthless(comparison: Comparison) -> str:
     )
 
 
-def score_table(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
-    """Header and rows: each method's mean, interval and win rate against the base for every scorer."""
-    header = ["method", "seeds", *(f"{scorer_name(score.name)} {arrow(score)}" for score in comparison.scores)]
-    return header, [_score_row(comparison, method) for method in comparison.everyone]
+def score_table(comparison: Comparison, scores: list[ScoreSummary] | None = None) -> tuple[list[str], list[list[str]]]:
+    """Header and rows: each method's mean, interval and win rate against the base for these scorers, None: for all."""
+    scores = comparison.scores if scores is None else scores
+    header = ["method", "seeds", *(f"{scorer_name(score.name)} {arrow(score)}" for score in scores)]
+    return header, [_score_row(comparison, method, scores) for method in comparison.everyone]
 
 
 DIFFERENCES_LEGEND = (
@@ -166,14 +169,15 @@ def cost_table(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
 
 
 def rich_tables(comparison: Comparison) -> list[Table]:
-    """Scores and cost for the terminal: two tables, so that each fits into 80 columns."""
-    titles = [("Scores", score_table(comparison))] if comparison.scores else []
+    """Scores and cost for the terminal: several tables, so that each fits into 80 columns."""
+    parts = [comparison.scores[i : i + ABREAST] for i in range(0, len(comparison.scores), ABREAST)]
+    titles = [("Scores" if not i else "", score_table(comparison, part)) for i, part in enumerate(parts)]
     return [_rich_table(title, *rows) for title, rows in [*titles, ("Cost of training", cost_table(comparison))]]
 
 
 def _rich_table(title: str, header: list[str], rows: list[list[str]]) -> Table:
     table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column(header[0])
+    table.add_column(header[0], min_width=14)
     for column in header[1:]:
         table.add_column(column, justify="right", no_wrap=True)
     for row in rows:
@@ -181,9 +185,9 @@ def _rich_table(title: str, header: list[str], rows: list[list[str]]) -> Table:
     return table
 
 
-def _score_row(comparison: Comparison, method: Method) -> list[str]:
+def _score_row(comparison: Comparison, method: Method, scores: list[ScoreSummary]) -> list[str]:
     seeds = "\N{EN DASH}" if method is comparison.base else str(len(method.runs))
-    cells = [_score_cell(comparison, score, method) for score in comparison.scores]
+    cells = [_score_cell(comparison, score, method) for score in scores]
     return [comparison.names[method.label], seeds, *cells]
 
 
