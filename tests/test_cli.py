@@ -71,7 +71,7 @@ def test_the_help_of_a_command_is_hydras_under_our_header(capsys: pytest.Capture
         f"train -m seed=0,1 name={'x' * 300}": "cannot name a folder",
         "train --experimental-rerun job.pickle": "would load a pickle",
         "train --config-dir no/such/folder": "not found",
-        "evaluate": "run has no value",
+        "evaluate": "models has no value",
         "compare run=x": "Did you mean runs?",
     }.items(),
 )
@@ -119,7 +119,7 @@ def completions(line: str) -> list[str]:
 @pytest.mark.parametrize(
     ("line", "offered"),
     {
-        "mapolab ": ["train", "prepare", "plan", "evaluate", "status", "compare", "export"],
+        "mapolab ": ["train", "prepare", "plan", "evaluate", "mismatch", "status", "compare", "export"],
         "mapolab tr": ["train"],
         "mapolab train obj": ["objective.", "objective="],
         "mapolab train objective=map": ["objective=mapo", "objective=mapo_reference"],

@@ -10,7 +10,7 @@ from mapolab.config.compose import compose
 from mapolab.config.instantiate import instantiate
 from mapolab.paths import conf_folder
 
-COMMANDS = ("train", "prepare", "plan", "evaluate", "compare", "export")
+COMMANDS = ("train", "prepare", "plan", "evaluate", "mismatch", "compare", "export")
 NEEDED = {name: ["data.path=p", "model.pretrained=m"] for name in ("base", "blank")}
 NEEDED |= {name: ["data.path=p"] for name in ("parquet_pairs", "folder_pairs", "pick_culture")}
 GROUPS = (
@@ -62,7 +62,8 @@ def test_evaluate_and_compare_compose() -> None:
     assert compose("evaluate", ["models=r"])["steps"] is None
     assert compose("prepare", ["parts=4"])["parts"] == 4
     assert compose("compare", ["runs=[a,b]"])["runs"] == ["a", "b"]
-    assert compose("export", ["models=r", "to=t"])["formats"] == "auto"
+    assert compose("export", ["run=r", "to=t"])["formats"] == "auto"
+    assert compose("mismatch", ["pairs=20"])["features"] == "efficientnet_lite0"
     assert compose("plan", ["accelerator=l4"])["efficiency"] == 0.4
 
 

@@ -153,10 +153,8 @@ def test_a_folder_that_is_no_model_is_refused(sound: list[str], tmp_path: Path) 
     assert "has no model_index.json" in failure(compose("train", [*sound, f"model.pretrained={tmp_path}"]))
 
 
-def test_evaluate_needs_a_run_folder_and_compare_needs_names(tmp_path: Path) -> None:
-    assert "not a run folder" in failure(compose("evaluate", [f"run={tmp_path}"]), "evaluate")
-    (tmp_path / "manifest.json").write_text("{}")
-    check(compose("evaluate", [f"run={tmp_path}"]), "evaluate")
+def test_compare_needs_names_and_scorers_are_a_list() -> None:
     assert "runs is []" in failure(compose("compare", ["runs=[]"]), "compare")
     check(compose("compare", ["runs=[a,b]"]), "compare")
     check(compose("compare", ["runs=outputs/*"]), "compare")
+    assert "such as scorers=[style]" in failure(compose("train", ["evaluation.scorers=style"]), "train")

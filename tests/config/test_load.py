@@ -13,7 +13,6 @@ MISTAKES = {
     "data.cache=perhaps": "data.cache has the wrong type",
     "trainer=default data=parquet_pairs": "data.path has no value",
     "data.path=${model.nothing}": "data.path cannot be resolved",
-    "evaluation.scorers=style": "evaluation.scorers has the wrong type",
     "~data.cache": "data.cache has no value",
 }
 
