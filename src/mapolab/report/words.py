@@ -57,7 +57,8 @@ def opening(comparison: Comparison) -> str | None:
 def findings(comparison: Comparison) -> list[tuple[str, str]]:
     """(method, what it did) for each method; the sentence goes on from the method's name.
 
-    A score changed if the interval of its paired difference from the base excludes 0. The first scorer is told in full.
+    A score changed if its paired difference from the base stands after Holm's correction, as the table's marks say. The
+    first scorer is told in full.
     """
     return [(comparison.names[method.label], _finding(comparison, method.label)) for method in comparison.methods]
 
@@ -115,8 +116,8 @@ def _finding(comparison: Comparison, label: str) -> str:
         return "was evaluated without a scorer: there are pictures to look at, and no numbers."
     first, *others = comparison.scores
     parts = [_first_score(first, label, comparison.base.label)]
-    changed = [score for score in others if score.difference[label].excludes(0)]
-    unchanged = [scorer_name(score.name) for score in others if not score.difference[label].excludes(0)]
+    changed = [score for score in others if score.verdict(label) != "same"]
+    unchanged = [scorer_name(score.name) for score in others if score not in changed]
     parts += [_change(score, label) for score in changed]
     if unchanged:
         parts.append(f"{joined(unchanged)} did not change measurably")
@@ -125,7 +126,7 @@ def _finding(comparison: Comparison, label: str) -> str:
 
 def _first_score(score: ScoreSummary, label: str, base: str) -> str:
     told, difference = _estimate(score, label), score.difference[label]
-    if not difference.excludes(0):
+    if score.verdict(label) == "same":
         return f"did not change {scorer_name(score.name)} measurably ({told})"
     verb, name = "raised" if difference.value > 0 else "lowered", scorer_name(score.name)
     before, after = score.mean[base].value, score.mean[label].value
