@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo study test test-faults test-slurm test-full-size reliability
+.PHONY: demo study test test-faults test-slurm test-browser test-full-size reliability
 
 # A short comparison of SFT, MaPO and Diffusion-DPO, ending in a report: about five minutes on two CPU cores.
 demo: $(VENV)/installed
@@ -29,7 +29,11 @@ test-faults: $(VENV)/installed-test
 test-slurm: $(VENV)/installed-test
 	$(BIN)/python -m pytest tests/slurm -m slurm
 
-# Both of them, and docs/reliability.md from what they saw.
+# The report page in a headless Chromium, Debian's package `chromium`; without it the tests are skipped, and say so.
+test-browser: $(VENV)/installed-test
+	$(BIN)/python -m pytest tests/report -m browser
+
+# Faults and Slurm, and docs/reliability.md from what they saw.
 reliability: $(VENV)/installed-test
 	rm -rf outputs/reliability
 	RELIABILITY_ROWS=outputs/reliability $(BIN)/python -m pytest tests/faults tests/sweeps tests/slurm -m "faults or slurm or not slow"

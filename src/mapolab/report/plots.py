@@ -116,7 +116,7 @@ def mismatch_plot(comparison: Comparison, points: list[Mismatch]) -> str | None:
             for distance, gain in own:
                 axes.plot([distance] * 2, [gain.low, gain.high], color=method_colour(index), linewidth=1, alpha=0.6)
         axes.margins(x=0.08)
-        axes.set_xlabel(f"reference mismatch: {points[0].features} distance of the base's pictures to the chosen ones")
+        axes.set_xlabel(f"distance of the base's pictures to the chosen ones ({points[0].features})")
         axes.set_ylabel(f"gain in {scorer_name(score.name)}")
         return render(figure, "mismatch", f"gain in {scorer_name(score.name)} of each method by reference mismatch")
 

@@ -122,8 +122,8 @@ DIFFERENCES_LEGEND = (
     "Paired by prompt and seed. d: the mean difference in standard deviations of the prompts' differences. p: that "
     "there is no difference, by Student's t over prompts and training seeds, corrected by Holm over this whole table. "
     "Prompts needed: to find a difference as large as the one seen in four of five studies; where that is more than "
-    "there were, no difference found may mean too few prompts. A dash: no number of prompts would do, because there is "
-    "no difference, or because the training seeds differ by more."
+    "the prompts there were, 125 (of 96), no difference found may mean too few prompts. A dash: no number of prompts "
+    "would do, because there is no difference, or because the training seeds differ by more."
 )
 
 
@@ -141,7 +141,7 @@ def difference_table(comparison: Comparison) -> tuple[list[str], list[list[str]]
 def _difference_cells(score: ScoreSummary, label: str) -> list[str]:
     found, digits = score.against[label][score.base], decimals(list(score.difference.values()))
     needed = found.prompts_needed
-    too_few = " (more than there were)" if needed is not None and needed > found.prompts else ""
+    too_few = f" (of {found.prompts})" if needed is not None and needed > found.prompts else ""
     effect = "\N{INFINITY}" if math.isinf(found.effect_size) else number(found.effect_size, 2)
     return [
         f"{scorer_name(score.name)} {arrow(score)}",
