@@ -21,6 +21,7 @@ from study_plan import MISMATCHES, OBJECTIVES, SEARCH_SEED, SEEDS, STUDY, Trial
 
 DOCS = Path("docs")
 README_MARKS = "<!-- study: written by `make study` -->", "<!-- end of the study -->"
+PICTURES = "Three test captions at each mismatch: the base's picture, then each method's, seed 0"
 PICTURED = (0, 40, 80)
 """Test captions in the pictures."""
 
@@ -64,22 +65,24 @@ def write_report(searched: dict[str, list[Searched]]) -> None:
         (DOCS / "study").mkdir(exist_ok=True)
         shutil.copyfile(STUDY / study.name / "comparison" / "summary.csv", DOCS / "study" / f"{study.name}.csv")
     draw_pictures(studies)
-    answer = "\n\n".join(["\n".join(result_table(studies)), *findings(studies)])
+    told = findings(studies)
     template = Path(__file__).with_name("study_template.md").read_text(encoding="utf-8")
     text = template.format(
-        answer=answer,
+        answer="\n\n".join(["\n".join(result_table(studies)), told]),
         mismatches="\n".join(mismatch_table(studies)),
         leads="\n".join(lead_table(studies)),
         search="\n".join(search_table(searched)),
         search_seed=SEARCH_SEED,
         seeds=", ".join(map(str, SEEDS)),
+        pictures=PICTURES,
         cost="\n".join(cost_table(studies)),
     )
     files.write_text(DOCS / "study.md", text)
     readme = Path("README.md").read_text(encoding="utf-8")
+    short = "\n\n".join(["\n".join(kept_table(studies)), told, f"![{PICTURES}](docs/study.webp)"])
     before, rest = readme.split(README_MARKS[0])
     after = rest.split(README_MARKS[1])[1]
-    files.write_text("README.md", f"{before}{README_MARKS[0]}\n\n{answer}\n\n{README_MARKS[1]}{after}")
+    files.write_text("README.md", f"{before}{README_MARKS[0]}\n\n{short}\n\n{README_MARKS[1]}{after}")
 
 
 def measure(mismatch: str) -> Measured:
@@ -115,6 +118,16 @@ def mismatch_table(studies: list[Measured]) -> list[str]:
     return lines
 
 
+def kept_table(studies: list[Measured]) -> list[str]:
+    """The kept style alone: a row for each method, a column for each mismatch."""
+    lines = [f"| style kept | {' | '.join(study.name for study in studies)} |", "|---|" + "---:|" * len(studies)]
+    for name in ("base", *OBJECTIVES):
+        means = [study.bootstrap.mean(study.kept[name]) for study in studies]
+        cells = [f"{mean.value:.2f} [{mean.low:.2f}, {mean.high:.2f}]" for mean in means]
+        lines.append(f"| {METHOD_NAMES[name]} | {' | '.join(cells)} |")
+    return lines
+
+
 def result_table(studies: list[Measured]) -> list[str]:
     """What each method made of the base, at each mismatch: the kept style, and what it is made of."""
     lines = [
@@ -146,7 +159,7 @@ def lead_table(studies: list[Measured]) -> list[str]:
     return lines
 
 
-def findings(studies: list[Measured]) -> list[str]:
+def findings(studies: list[Measured]) -> str:
     """Whether MaPO's lead over Diffusion-DPO grows with the mismatch, and who is ahead where, in words."""
     first, last = studies[0], studies[-1]
     grown = first.bootstrap.difference(_lead(last), _lead(first))
@@ -160,7 +173,7 @@ def findings(studies: list[Measured]) -> list[str]:
         f"**MaPO's lead over Diffusion-DPO {verdict} with the mismatch** by the kept style: {leads}; from "
         f"{first.name} to {last.name} it changes by {grown.value:+.2f} [{grown.low:+.2f}, {grown.high:+.2f}]."
     ]
-    return [" ".join([*sentences, *(_ahead(study) for study in studies)])]
+    return " ".join([*sentences, *(_ahead(study) for study in studies)])
 
 
 def _lead(study: Measured) -> MethodScores:
@@ -180,8 +193,11 @@ def _ahead(study: Measured) -> str:
     changed = [name for name in means if differs(name, "base")]
     gained = [METHOD_NAMES[name] for name in changed if means[name] > study.kept["base"].values.mean()]
     lost = [METHOD_NAMES[name] for name in changed if METHOD_NAMES[name] not in gained]
-    text = f"Where the style is {study.name}, {METHOD_NAMES[best]} has most of it ({means[best]:.2f})"
-    text += f", not measurably more than {_joined(close)}" if close else ", measurably more than every other method"
+    text = f"Where the style is {study.name}, {METHOD_NAMES[best]} has most of it ({means[best]:.2f}), "
+    if len(close) == len(means) - 1:
+        text += "not measurably more than any other method"
+    else:
+        text += f"not measurably more than {_joined(close)}" if close else "measurably more than every other method"
     text += f"; above the base: {_joined(gained)}" if gained else "; no method is measurably above the base"
     return text + (f"; below it: {_joined(lost)}." if lost else ".")
 
