@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mapolab.errors import UserError
-from mapolab.files import write_json
+from mapolab.files import read_json, write_json
 from mapolab.report.collect import collect, common_parent
 
 PATTERN = "outputs/emoji_style/*"
@@ -119,4 +119,41 @@ def test_other_prompts_under_the_same_settings_are_refused(three_methods) -> Non
     table = next(three_methods.root.glob("sft-*/evaluation/*/scores.csv"))
     table.write_text(table.read_text().replace("shape 3 ", "shape 33 "))
     with pytest.raises(UserError, match="same prompts and seeds"):
+        collect(PATTERN)
+
+
+def test_another_base_can_be_named(three_methods) -> None:
+    sft = next(three_methods.root.glob("sft-*"))
+    base, methods = collect(PATTERN, base=str(sft))
+    assert base.label == "sft"
+    assert [method.label for method in methods] == ["diffusion_dpo beta=8", "mapo beta=8"]
+
+
+def test_models_that_are_no_runs_stand_beside_them(three_methods) -> None:
+    other = three_methods.root / "published-mapo"
+    manifest = {"status": "finished", "objective": {"name": "other"}, "label": "published-mapo", "seed": None}
+    write_json(other / "manifest.json", manifest)
+    three_methods.evaluate(other, "mapo", 7)
+    base, methods = collect([PATTERN])
+    assert base.label == "base"
+    assert "published-mapo" in [method.label for method in methods]
+
+
+def test_other_settings_are_allowed_by_a_word(three_methods) -> None:
+    three_methods.settings["steps"] = 50
+    run = three_methods.run("mapo", seed=1)
+    write_json(run / "evaluation" / three_methods.hash / "links.json", {"base": "../base-12345678"})
+    three_methods.evaluate(three_methods.root / "base-12345678", "base", 0)
+    with pytest.raises(UserError, match=r"steps: (20 and 50|50 and 20)"):
+        collect(PATTERN)
+    _, methods = collect(PATTERN, different_settings=True)
+    assert len([run for method in methods for run in method.runs]) == 4
+
+
+def test_another_version_of_a_scorer_is_refused(three_methods) -> None:
+    file = next(three_methods.root.glob("sft-*/evaluation/*/settings.json"))
+    settings = read_json(file)
+    settings["scorers"][0]["fingerprint"] = "0123"
+    write_json(file, settings)
+    with pytest.raises(UserError, match="different versions of style"):
         collect(PATTERN)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
@@ -150,7 +151,9 @@ def frechet_and_kernel_distance(ours: torch.Tensor, theirs: torch.Tensor) -> dic
     passed_on = nn.Identity()
     passed_on.num_features = ours.shape[1]
     fid = FrechetInceptionDistance(feature=passed_on, input_img_size=(1, 1, ours.shape[1]))
-    kid = KernelInceptionDistance(feature=passed_on, subsets=SUBSETS, subset_size=min(len(ours), len(theirs), 50))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*will save all extracted features in buffer.*")
+        kid = KernelInceptionDistance(feature=passed_on, subsets=SUBSETS, subset_size=min(len(ours), len(theirs), 50))
     for metric in (fid, kid):
         metric.update(theirs.double(), real=True)
         metric.update(ours.double(), real=False)

@@ -115,7 +115,8 @@ def _differing_settings(evaluations: dict[Path, dict[str, Path]]) -> str:
     (first, reference), *others = newest.items()
     other, unlike = next((item for item in others if item[1].name != reference.name), others[0])
     own, theirs = (flatten(read_json(path / "settings.json")) for path in (reference, unlike))
-    keys = [key for key in {**own, **theirs} if own.get(key) != theirs.get(key) and key.split(".")[0] in DRAWN_BY]
+    named = (*DRAWN_BY, "target_style")
+    keys = [key for key in {**own, **theirs} if own.get(key) != theirs.get(key) and key.split(".")[0] in named]
     differing = "; ".join(f"{key}: {own.get(key)} and {theirs.get(key)}" for key in keys)
     return (
         f"The runs have no evaluation in common, so their scores cannot be compared. {first} and {other} differ in "

@@ -1,0 +1,70 @@
+"""What a paper takes from a comparison: LaTeX, published figures apart, mismatch, tables for the terminal."""
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from mapolab.config.compose import compose
+from mapolab.errors import UserError
+from mapolab.files import read_json, write_json
+from mapolab.report.collect import collect
+from mapolab.report.compare import compare
+from mapolab.report.latex import escape, summary_latex
+from mapolab.report.published import published_rows
+from mapolab.report.summary import compare_methods
+from mapolab.report.tables import rich_tables
+
+PATTERN = "outputs/emoji_style/*"
+
+
+@pytest.fixture
+def comparison(three_methods):
+    return compare_methods(*collect(PATTERN), 200, 0.95, 0)
+
+
+def test_latex_marks_the_best_and_what_is_measurable(comparison) -> None:
+    text = summary_latex(comparison)
+    rows = dict(line.split(" & ", 1) for line in text.splitlines() if " & $" in line)
+    assert set(rows) == {"Base model", "SFT", "MaPO", "Diffusion-DPO"}
+    style = {name: cells.split(" & ")[0] for name, cells in rows.items()}
+    assert r"\mathbf" in style["MaPO"] and not any(r"\mathbf" in style[name] for name in style if name != "MaPO")
+    assert all("^{*}" in style[name] for name in style if name != "Base model") and "^{*}" not in style["Base model"]
+    assert all(line.count("&") == 3 for line in text.splitlines() if line.endswith(r"\\"))
+    assert not re.search(r"(?<!\\)[%_#]", "".join(line for line in text.splitlines() if not line.startswith("%")))
+    assert escape(r"50%_a\b") == r"50\%\_a\textbackslash{}b"
+
+
+def test_published_figures_stand_apart_and_only_where_they_fit() -> None:
+    assert published_rows(["style"]) == []
+    rows = dict(published_rows(["style", "pickscore"]))
+    assert rows["MaPO"] == ["\N{EN DASH}", "22.9"]
+
+
+def test_names_are_whole_in_eighty_columns(comparison) -> None:
+    console = Console(width=80, record=True)
+    for table in rich_tables(comparison):
+        console.print(table)
+    shown = console.export_text()
+    assert "\N{HORIZONTAL ELLIPSIS}" not in shown and shown.count("Diffusion-DPO") == 2
+
+
+def measured(root: Path, distance: float) -> None:
+    about = {"features": "dinov2", "data_fingerprint": "a1b2c3d4", "chosen": {"distance": distance}}
+    write_json(root / "base-12345678" / "mismatch" / "a1b2c3d4-dinov2.json", about)
+
+
+def test_mismatch_of_several_comparisons_is_one_plot(three_methods) -> None:
+    measured(three_methods.root, 0.2)
+    compare(compose("compare", [f"runs={PATTERN}", "output_dir=near"]))
+    near = read_json(Path("near/summary.json"))["mismatch"]
+    assert near["distance"] == 0.2 and set(near["gains"]) == {"SFT", "MaPO", "Diffusion-DPO"}
+    measured(three_methods.root, 0.6)
+    page = compare(compose("compare", [f"runs={PATTERN}", "output_dir=far", "beside=[near]"]))
+    assert 'id="mismatch"' in page.read_text()
+    shutil.rmtree(three_methods.root / "base-12345678" / "mismatch")
+    assert 'id="mismatch"' not in compare(compose("compare", [f"runs={PATTERN}", "output_dir=none"])).read_text()
+    with pytest.raises(UserError, match="no comparison with a measured mismatch"):
+        compare(compose("compare", [f"runs={PATTERN}", "output_dir=far", "beside=[none]"]))
