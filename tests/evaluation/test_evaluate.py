@@ -211,3 +211,13 @@ def test_long_prompts_are_counted(here, tmp_path, capsys):
     _, run = here(prompts=str(tmp_path / "long.txt"))
     assert read_json(run / "settings.json")["cut_prompts"] == {"the model": 1}
     assert "Of 2 prompts some are longer than their readers take: the model cuts 1." in capsys.readouterr().out
+
+
+def test_one_base_judged_by_two_styles_keeps_both(here, tmp_path):
+    first = here(scorers=["style"], target_style="twemoji")
+    before = {file for file in stored(tmp_path) if file.suffix == ".png"}
+    second = here(scorers=["style"], target_style="fluent-emoji-flat")
+    assert not {*first} & {*second}
+    assert {file for file in stored(tmp_path) if file.suffix == ".png"} == before
+    scores = [[row["style"] for row in read_rows(folder / "scores.csv")] for folder in (first[0], second[0])]
+    assert scores[0] != scores[1]
