@@ -69,7 +69,9 @@ def by_hand(config: dict, run: Path) -> dict[str, torch.Tensor]:
             batch = datamodule.dataset.__getitems__(next(steps))
             task = denoising_task(batch, scheduler, config["seed"], with_rejected=True)
             errors = per_sample_errors(predict(unet, task), task.target)
-            loss = objective(pair_errors(errors, reference.errors(task), with_rejected=True)).loss
+            loss = objective(
+                pair_errors(errors, per_sample_errors(reference.predict(task), task.target), with_rejected=True)
+            ).loss
             (loss / settings["gradient_accumulation"]).backward()
         torch.nn.utils.clip_grad_norm_(unet.parameters(), settings["gradient_clip_norm"])
         optimizer.step()

@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from mapolab.diffusion.errors import DenoisingTask, per_sample_errors, predict
+from mapolab.diffusion.errors import DenoisingTask, predict
 from mapolab.models.lora import adapters_off
 from mapolab.models.weights import assign
 
@@ -21,8 +21,8 @@ class Reference(Protocol):
         """Make ready to compute there; returns self."""
         ...
 
-    def errors(self, task: DenoisingTask) -> Tensor:
-        """The reference's error for each sample, (N,), without a gradient."""
+    def predict(self, task: DenoisingTask) -> Tensor:
+        """What the reference predicts, (N, C, H, W), without a gradient."""
         ...
 
 
@@ -36,9 +36,9 @@ class LoraOff:
         return self
 
     @torch.no_grad()
-    def errors(self, task: DenoisingTask) -> Tensor:
+    def predict(self, task: DenoisingTask) -> Tensor:
         with adapters_off(self.unet):
-            return per_sample_errors(predict(self.unet, task), task.target)
+            return predict(self.unet, task)
 
 
 class FrozenCopy:
@@ -70,5 +70,5 @@ class FrozenCopy:
         return self
 
     @torch.no_grad()
-    def errors(self, task: DenoisingTask) -> Tensor:
-        return per_sample_errors(predict(self.unet, task, self.dtype), task.target)
+    def predict(self, task: DenoisingTask) -> Tensor:
+        return predict(self.unet, task, self.dtype)

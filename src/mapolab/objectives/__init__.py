@@ -1,6 +1,7 @@
 """Objectives: pure functions of the errors of preference pairs, one file each.
 
-A new one is a module here with a subclass of ``Objective`` in it, and a file of its settings under conf/objective/.
+A new one is a module here with a subclass of ``Objective`` (or ``Method``) in it, and a file of its settings under
+conf/objective/.
 """
 
 from __future__ import annotations
@@ -9,11 +10,12 @@ from dataclasses import MISSING, fields
 from difflib import get_close_matches
 from importlib import import_module
 from pkgutil import iter_modules
+from typing import Any
 
 from mapolab.errors import UserError
-from mapolab.objectives._base import Objective, ObjectiveResult, PairErrors
+from mapolab.objectives._base import Method, Objective, ObjectiveResult, PairErrors
 
-__all__ = ["Objective", "ObjectiveResult", "PairErrors", "build", "names"]
+__all__ = ["Method", "Objective", "ObjectiveResult", "PairErrors", "build", "names"]
 
 
 def names() -> tuple[str, ...]:
@@ -21,7 +23,7 @@ def names() -> tuple[str, ...]:
     return tuple(module.name for module in iter_modules(__path__) if not module.name.startswith("_"))
 
 
-def build(name: str, **settings: float) -> Objective:
+def build(name: str, **settings: Any) -> Any:
     """The objective of a conf file's name with its settings, e.g. ``build("mapo", beta=8)``.
 
     Raises UserError for an unknown name, and for a setting that is unknown, missing or out of range.
@@ -31,7 +33,7 @@ def build(name: str, **settings: float) -> Objective:
         hint = f" Did you mean {close[0]}?" if close else ""
         raise UserError(f"There is no objective {name!r}.{hint} There are {', '.join(names())}.")
     objective = _objective_class(name)
-    known = {setting.name: setting for setting in fields(objective) if "positive" in setting.metadata}
+    known = {setting.name: setting for setting in fields(objective) if "allowed" in setting.metadata}
     unknown = [setting for setting in settings if setting not in known]
     if unknown:
         allowed = f"its settings are {', '.join(known)}" if known else "it has no settings"
@@ -42,7 +44,7 @@ def build(name: str, **settings: float) -> Objective:
     return objective(**settings)
 
 
-def _objective_class(name: str) -> type[Objective]:
+def _objective_class(name: str) -> type[Method]:
     module = import_module(f"{__name__}.{name}")
     own = [item for item in vars(module).values() if isinstance(item, type) and item.__module__ == module.__name__]
-    return next(item for item in own if issubclass(item, Objective))
+    return next(item for item in own if issubclass(item, Method))

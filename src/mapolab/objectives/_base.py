@@ -41,19 +41,30 @@ class ObjectiveResult:
 
 
 @dataclass(frozen=True)
-class Objective(ABC):
-    """A loss as a pure function of per-pair errors. Fields are its settings, class attributes say what it needs."""
+class Method:
+    """What a file of conf/objective/ names: fields are its settings, class attributes say what it needs.
 
-    needs_rejected: ClassVar[bool] = True
+    learns_from: "pairs" for a loss on given images; "samples" for one on images that the model draws as it learns.
+    """
+
+    learns_from: ClassVar[str] = "pairs"
     needs_reference: ClassVar[bool] = False
-    uses_ties: ClassVar[bool] = False
-    takes_single_images: ClassVar[bool] = False  # liked ones; with needs_rejected also disliked ones
 
     def __post_init__(self) -> None:
         for setting in fields(self):
+            allowed = setting.metadata.get("allowed")
             value = getattr(self, setting.name)
-            if "positive" in setting.metadata and not _is_positive(value):
-                raise UserError(f"objective.{setting.name} is {value!r}; give a finite number above 0.")
+            if allowed is not None and not allowed.includes(value):
+                raise UserError(f"objective.{setting.name} is {value!r}; give {allowed.words}.")
+
+
+@dataclass(frozen=True)
+class Objective(Method, ABC):
+    """A loss as a pure function of per-pair errors."""
+
+    needs_rejected: ClassVar[bool] = True
+    uses_ties: ClassVar[bool] = False
+    takes_single_images: ClassVar[bool] = False  # liked ones; with needs_rejected also disliked ones
 
     @abstractmethod
     def terms(self, errors: PairErrors) -> dict[str, Tensor]:
@@ -103,9 +114,37 @@ class Objective(ABC):
         return logs | margin_logs(margin.detach(), exact_labels(errors))
 
 
+@dataclass(frozen=True)
+class Allowed:
+    """The values that a setting may have, from `least` on (itself too, if `closed`) and below `limit`."""
+
+    words: str
+    least: float = 0.0
+    closed: bool = True
+    limit: float = math.inf
+
+    def includes(self, value: object) -> bool:
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        return is_number and (value >= self.least if self.closed else value > self.least) and value < self.limit
+
+
 def positive(default: float | None = None):
     """A dataclass field that must be a finite number above 0."""
-    metadata = {"positive": True}
+    return _setting(Allowed("a finite number above 0", closed=False), default)
+
+
+def not_negative(default: float | None = None):
+    """A dataclass field that must be a finite number of 0 or more."""
+    return _setting(Allowed("a finite number of 0 or more"), default)
+
+
+def share(below: float, default: float | None = None):
+    """A dataclass field that must be a number from 0 to `below`, without `below` itself."""
+    return _setting(Allowed(f"a number from 0 to {below:g}, without {below:g} itself", limit=below), default)
+
+
+def _setting(allowed: Allowed, default: float | None):
+    metadata = {"allowed": allowed}
     return field(metadata=metadata) if default is None else field(default=default, metadata=metadata)
 
 
@@ -138,11 +177,6 @@ def margin_logs(margin: Tensor, labels: Tensor) -> dict[str, Tensor]:
 def exact_labels(errors: PairErrors) -> Tensor:
     """The labels, (B,); 1 where none are given."""
     return torch.ones_like(errors.chosen) if errors.labels is None else errors.labels
-
-
-def _is_positive(value: object) -> bool:
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return is_number and math.isfinite(value) and value > 0
 
 
 def _double(tensor: Tensor | None) -> Tensor | None:

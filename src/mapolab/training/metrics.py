@@ -59,9 +59,9 @@ class MetricsFile:
         if is_new and columns is not None:
             self.columns = columns
         elif is_new:
-            terms = [name for name in row if name.startswith("loss/")]
-            others = ["gradient_norm", "learning_rate", *TIMINGS]
-            self.columns = ["step", "consumed_samples", *CURVES, *terms, *others]
+            first, last = ("step", "consumed_samples", *CURVES), ("gradient_norm", "learning_rate", *TIMINGS)
+            own = [name for name in row if name not in (*first, *last)]  # loss terms, and what else a method logs
+            self.columns = [*first, *own, *last]
         if self._opened is None:
             # Kept open for the run: opening and closing takes longer than writing.
             self._opened = open(self.path, "a", encoding="utf-8", newline="")  # noqa: SIM115

@@ -142,7 +142,7 @@ class AlignmentModule(LightningModule):
         if text is not None:
             with torch.no_grad(), adapters_off(*text.models):
                 task = self._task(self._with_prompts(batch, captions))
-        return self.reference.errors(task)
+        return per_sample_errors(self.reference.predict(task), task.target)
 
     def _task(self, batch: Batch) -> DenoisingTask:
         drawn_from = self.timesteps.first, self.timesteps.last
