@@ -10,7 +10,7 @@ from torch import nn
 
 from mapolab.models.lora import add_adapters, file_metadata, text_adapters, unet_adapter
 from mapolab.models.precision import DTYPES
-from mapolab.models.reference import FrozenCopy, LoraOff, Reference
+from mapolab.models.reference import FrozenCopy, LoraOff, MovingCopy, Reference
 from mapolab.models.sdxl import SDXL, TextEncoders
 
 if TYPE_CHECKING:
@@ -75,8 +75,12 @@ def load_trained(sdxl: SDXL, model: dict[str, Any], seed: int, double: bool = Fa
     return TrainedModel(unet, text, configs, lora["text_encoder_learning_rate"])
 
 
-def build_reference(kind: str, unet: UNet2DConditionModel, dtype: torch.dtype) -> Reference:
-    """The reference of this kind (`lora_off`, `frozen_copy`, `offloaded_copy`) for a UNet that was just loaded."""
+def build_reference(kind: str, unet: UNet2DConditionModel, dtype: torch.dtype, model: dict[str, Any]) -> Reference:
+    """The reference of this kind for a UNet that was just loaded. model: the block of the config."""
+    if kind == "ema":
+        return MovingCopy(unet, decay=model["reference_ema_decay"])
+    if kind == "refreshed":
+        return MovingCopy(unet, refresh_every=model["reference_refresh_every"])
     if kind == "lora_off":
         return LoraOff(unet)
     return FrozenCopy(unet, dtype, offloaded=kind == "offloaded_copy")
