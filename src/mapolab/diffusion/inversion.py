@@ -38,6 +38,12 @@ class Inversion:
         refined = diffusion["noise"] == "renoise_inversion"
         return cls(refined, diffusion["inversion_steps"], diffusion["inversion_noise"])
 
+    def forward_passes(self, first: int, last: int, num_train_timesteps: int) -> float:
+        """How many an image takes, on average over the timesteps first .. last."""
+        stride = num_train_timesteps // self.steps
+        steps = [1 + min(-(-timestep // stride), self.steps) for timestep in range(first, last + 1)]
+        return sum(steps) / len(steps) * (2 if self.refined else 1)
+
     @torch.no_grad()
     def __call__(
         self, task: DenoisingTask, unet: Callable, scheduler: DDPMScheduler, seed: int, positions: list[int]

@@ -11,13 +11,16 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from mapolab import objectives
 from mapolab.diffusion.errors import DenoisingTask, pair_errors, predict
+from mapolab.diffusion.inversion import Inversion
 from mapolab.models.encoder import PIXELS_AT_ONCE
 from mapolab.models.lora import adapters_off
 from mapolab.models.precision import DTYPES
 from mapolab.plan.models import Architecture, meta_text, meta_trained, meta_unet, meta_vae
 from mapolab.plan.trace import Count, counting, fake
 
-TOKENS = 77
+TOKENS, TIMESTEPS = 77, 1000
+# References that compute through the trained UNet itself, with other values in place of what is trained.
+WITHOUT_A_COPY = ("lora_off", "ema", "refreshed")
 AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 
@@ -25,9 +28,9 @@ AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 class Measured:
     """Of one batch on one device.
 
-    flops: by part (vae, text, unet_forward, reference, backward). The rest are bytes. activations: the most that a
-    forward and backward pass holds beside weights, reference and finished gradients; with_gradients: those included,
-    where no gradient is there before. encoding: the most that encoding the batch holds.
+    flops: by part (vae, text, unet_forward, reference, backward, inversion). The rest are bytes. activations: the most
+    that a forward and backward pass holds beside weights, reference and finished gradients; with_gradients: those
+    included, where no gradient is there before. encoding: the most that encoding the batch holds.
     """
 
     flops: dict[str, int]
@@ -85,10 +88,18 @@ class Step:
         marks.append(total.flops)
         names = "text", "unet_forward", "reference", "backward"
         parts = {name: after - before for name, (before, after) in zip(names, pairwise(marks), strict=True)}
-        return parts, total
+        return parts | {"inversion": round(parts["unet_forward"] * self._inversion_passes())}, total
+
+    def _inversion_passes(self) -> float:
+        """Forward passes that find an image's noise, of which none needs more memory than the training step."""
+        diffusion = self.config["diffusion"]
+        if diffusion.get("noise", "gaussian") == "gaussian":
+            return 0.0
+        first, last = diffusion["timestep_range"] or (0, TIMESTEPS - 1)
+        return Inversion.from_config(diffusion).forward_passes(first, last, TIMESTEPS)
 
     def _reference(self, unet: nn.Module, mode: FakeTensorMode) -> nn.Module | None:
-        if self.reference_kind in (None, "lora_off"):
+        if self.reference_kind in (None, *WITHOUT_A_COPY):
             return unet if self.reference_kind else None
         copy = meta_unet(self.architecture.configs["unet"]).requires_grad_(False).eval()
         return fake(copy, mode, DTYPES[self.model["reference_dtype"]])
