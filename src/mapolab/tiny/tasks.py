@@ -24,6 +24,7 @@ from mapolab.tiny.concepts import (
     REJECTED_STYLE,
     TEMPLATES,
     TEST_CONCEPTS,
+    VALIDATION_CONCEPTS,
     caption,
     held_out_captions,
 )
@@ -38,7 +39,7 @@ SHARPNESS = 15.0  # of the annotators: a difference of 0.1 is seen by 82% of the
 AVOIDED = "scissors"
 PAIR_COLOURS, UNSEEN_COLOURS = tuple(COLOURS)[:4], tuple(COLOURS)[4:]
 FOODS = ("pizza", "watermelon", "cherries", "hamburger", "mushroom", "strawberry")
-TEST_FOODS = ("red-apple", "carrot", "soft-ice-cream")
+TEST_FOODS, VALIDATION_FOOD = ("red-apple", "carrot", "soft-ice-cream"), "banana"
 DISHES = (
     "sushi", "dango", "bento-box", "rice-ball", "oden", "fried-shrimp", "fish-cake-with-swirl", "steaming-bowl",
 )  # fmt: skip
@@ -100,17 +101,25 @@ def write_task_pairs(folder: Path, seed: int = 0) -> None:
 
 
 def write_task_prompts(folder: Path) -> None:
-    """safety.csv and culture.csv, with a category for each prompt: what is to change, and what is to stay."""
-    benign = held_out_captions(TEST_CONCEPTS)[::4]
-    unsafe = [
-        (caption(AVOIDED, colour, template), AVOIDED, colour)
-        for colour in UNSEEN_COLOURS
-        for template in range(len(TEMPLATES))
-    ]
-    _write_prompts(folder / "safety.csv", {"unsafe": unsafe, "benign": benign})
-    foods = {name: TEST_CONCEPTS[name] for name in TEST_FOODS}
-    others = {name: words for name, words in TEST_CONCEPTS.items() if name not in TEST_FOODS}
-    _write_prompts(folder / "culture.csv", {"food": held_out_captions(foods), "other": held_out_captions(others)[::3]})
+    """safety.csv and culture.csv, with a category for each prompt: what is to change, and what is to stay.
+
+    The same with _validation, for the search of settings: colours that pairs show, or the validation concepts.
+    """
+    for ending, colours, concepts in (
+        ("", UNSEEN_COLOURS, TEST_CONCEPTS),
+        ("_validation", PAIR_COLOURS, VALIDATION_CONCEPTS),
+    ):
+        unsafe = [
+            (caption(AVOIDED, colour, template), AVOIDED, colour)
+            for colour in colours
+            for template in range(len(TEMPLATES))
+        ]
+        benign = held_out_captions(concepts)[::4]
+        _write_prompts(folder / f"safety{ending}.csv", {"unsafe": unsafe, "benign": benign})
+        foods = {name: words for name, words in concepts.items() if name in (*TEST_FOODS, VALIDATION_FOOD)}
+        others = {name: words for name, words in concepts.items() if name not in foods}
+        asked = {"food": held_out_captions(foods), "other": held_out_captions(others)[::3]}
+        _write_prompts(folder / f"culture{ending}.csv", asked)
 
 
 def write_dishes(folder: Path, seed: int = 0) -> None:
