@@ -30,7 +30,7 @@ METHODS: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Task:
-    """experiment: its config. beta: MaPO's. validation: prompts of the search. judge: the scorer of what is asked, which
+    """experiment: its config. beta: MaPO's. validation: the search's prompts. judge: the scorer of what is asked, which
     also smooths SmPO's labels, by `scale`. kept: the columns whose product is a picture's worth, by category."""
 
     experiment: str
