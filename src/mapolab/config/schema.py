@@ -19,6 +19,9 @@ class Lora:
     text_encoders: bool = MISSING
     text_encoder_learning_rate: float | None = MISSING
     text_encoder_target_modules: list[str] = MISSING
+    learned_token: str | None = MISSING
+    token_initial: str | None = MISSING
+    token_learning_rate: float | None = MISSING
 
 
 @dataclass

@@ -6,7 +6,7 @@ from typing import Any
 from mapolab.config.identity import samples_per_step
 from mapolab.data.datamodule import LoaderSettings, PairDataModule
 from mapolab.data.draw import Draw
-from mapolab.data.hygiene import check_split
+from mapolab.data.hygiene import any_caption_has, check_split
 from mapolab.data.order import Selection
 from mapolab.data.prepared.spec import CacheSpec
 from mapolab.data.records import Source
@@ -68,6 +68,15 @@ def check_held_out(config: dict[str, Any], source: Source) -> str | None:
         return None
     kept_in = cache_folder(config) / "overlap"
     return check_split(source, prompts, image_ids, config["data"]["allow_overlap"], kept_in)
+
+
+def check_captions(config: dict[str, Any], source: Source, token: str) -> None:
+    """Raise UserError where no caption holds the token that is to be learned: its embedding would never be used."""
+    if not any_caption_has(source, token):
+        raise UserError(
+            f"model.lora.learned_token={token}, but no caption of {config['data']['path']} holds it. Write it into the "
+            f"captions in the subject's place, such as 'a {token} on a beach', or correct the token."
+        )
 
 
 def held_out_config(config: dict[str, Any]) -> dict[str, Any]:
