@@ -28,6 +28,8 @@ def load(config: DictConfig, command: str) -> dict[str, Any]:
             f"{error.full_key} cannot be resolved: {_first_line(error)}. Correct the ${{...}} in it."
         ) from None
     config = typed(values, SCHEMAS[command])
+    if config.get("objective"):
+        config["objective"] = _settings_it_has(config["objective"])
     if config.get("strategy", {}).get("num_nodes") == "auto":
         config["strategy"]["num_nodes"] = nodes_from_environment()
     return config
@@ -49,6 +51,13 @@ def typed(values: dict[str, Any], schema: type, where: str = "") -> dict[str, An
             f"{prefix}{error.full_key} has the wrong type. {_first_line(error)}. Correct the value."
         ) from None
     return merged
+
+
+def _settings_it_has(objective: dict[str, Any]) -> dict[str, Any]:
+    """Without what is null and no setting of this objective: an experiment sets `beta` for those that have one."""
+    file = conf_folder() / "objective" / f"{objective.get('name')}.yaml"
+    known = yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    return {key: value for key, value in objective.items() if value is not None or key in known}
 
 
 def known_keys(command: str) -> set[str]:

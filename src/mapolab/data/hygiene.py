@@ -67,11 +67,6 @@ def check_split(source: Source, prompts: list[str], image_ids: list[str], allowe
     return f"trained on {found} (data.allow_overlap)"
 
 
-def any_caption_has(source: Source, word: str) -> bool:
-    """Whether a caption holds `word`, regardless of case. Reads captions up to the first that does, and no image."""
-    return any(text.caption is not None and word in _plain(text.caption) for text in _all_texts(source))
-
-
 def _all_texts(source: Source) -> Iterator[RowText]:
     """The texts of all rows, some blocks at a time: what is far away is asked for by many threads at once."""
     blocks = range(len(source.block_sizes))

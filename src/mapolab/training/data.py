@@ -6,7 +6,7 @@ from typing import Any
 from mapolab.config.identity import samples_per_step
 from mapolab.data.datamodule import LoaderSettings, PairDataModule
 from mapolab.data.draw import Draw
-from mapolab.data.hygiene import any_caption_has, check_split
+from mapolab.data.hygiene import check_split
 from mapolab.data.order import Selection
 from mapolab.data.prepared.spec import CacheSpec
 from mapolab.data.records import Source
@@ -72,7 +72,8 @@ def check_held_out(config: dict[str, Any], source: Source) -> str | None:
 
 def check_captions(config: dict[str, Any], source: Source, token: str) -> None:
     """Raise UserError where no caption holds the token that is to be learned: its embedding would never be used."""
-    if not any_caption_has(source, token):
+    captions = (text.caption for block in range(len(source.block_sizes)) for text in source.texts(block))
+    if not any(token in caption.lower() for caption in captions if caption is not None):
         raise UserError(
             f"model.lora.learned_token={token}, but no caption of {config['data']['path']} holds it. Write it into the "
             f"captions in the subject's place, such as 'a {token} on a beach', or correct the token."
