@@ -92,9 +92,7 @@ def caption(concept: str, colour: str, template: int) -> str:
 
 def describe(words: str, colour: str, template: int) -> str:
     """The same of any words: ``describe("kite", "blue", 1) == "blue background with a kite"``."""
-    return TEMPLATES[template].format(
-        concept=_with_article(words), colour=_with_article(colour), plain_colour=colour
-    )
+    return TEMPLATES[template].format(concept=_with_article(words), colour=_with_article(colour), plain_colour=colour)
 
 
 def _with_article(words: str) -> str:

@@ -1,7 +1,7 @@
 """Write the personalization task: few pictures of one drawing that no generator saw, and pairs and prompts for it.
 
-The subject is a castle; its word is the learned token, and the word that it starts from is that of the nearest thing the
-base draws, a house. Chosen: the subject's pictures. Rejected: what the base draws of a house on the same background.
+The subject is a castle; its word is the learned token, which starts from the word of the nearest thing that the base
+draws, a house. Chosen: the subject's pictures. Rejected: what the base draws of a house on the same background.
 """
 
 from __future__ import annotations
@@ -95,7 +95,8 @@ def draw(base: Path, prompts: list[str], seed: int) -> np.ndarray:
     pipeline = StableDiffusionXLPipeline.from_pretrained(base, torch_dtype=torch.float32, add_watermarker=False)
     pipeline.set_progress_bar_config(disable=True)
     side = SIZE // pipeline.vae_scale_factor
-    noise = [generator_for(seed, STREAM, 1000 + place).standard_normal((4, side, side)) for place in range(len(prompts))]
+    shape = pipeline.unet.config.in_channels, side, side
+    noise = [generator_for(seed, STREAM, 1000 + place).standard_normal(shape) for place in range(len(prompts))]
     pictures = pipeline(
         prompts,
         latents=torch.from_numpy(np.stack(noise)).float(),
