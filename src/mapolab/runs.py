@@ -133,9 +133,14 @@ def differences(before: Any, now: Any, path: str = "") -> list[str]:
 
 
 def label(objective: dict[str, Any]) -> str:
-    """A run's name in tables: `mapo beta=8`."""
-    settings = [f"{key}={value:g}" for key, value in objective.items() if key != "name"]
-    return " ".join([objective["name"], *settings])
+    """A run's name in tables: `mapo beta=8`; around another objective `sdpo base=dmpo beta=6000 mu=0.6`."""
+    words = [objective["name"]]
+    for key, value in objective.items():
+        if isinstance(value, dict):
+            words.append(f"{key}={label(value)}")
+        elif key != "name":
+            words.append(f"{key}={value:g}")
+    return " ".join(words)
 
 
 def new_manifest(config: dict[str, Any]) -> dict[str, Any]:

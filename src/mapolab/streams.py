@@ -31,6 +31,7 @@ class Stream(IntEnum):
     LORA = 13
     LORA_DROPOUT = 14
     ROUNDING = 15
+    INVERSION = 16
 
 
 def generator(seed: int, stream: Stream, position: int) -> np.random.Generator:

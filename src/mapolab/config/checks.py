@@ -8,9 +8,8 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-import yaml
-
 from mapolab.config import files_named
+from mapolab.config.groups import objective_settings
 from mapolab.config.identity import run_folder
 from mapolab.config.instantiate import LOGGERS, OPTIMIZERS, check_arguments
 from mapolab.config.model_checks import check_compiler, check_model_settings, check_precision
@@ -18,7 +17,6 @@ from mapolab.config.ranges import check_values
 from mapolab.config.schema import TRAIN_LIKE
 from mapolab.config.suggest import did_you_mean
 from mapolab.errors import UserError
-from mapolab.paths import conf_folder
 
 Config = dict[str, Any]
 
@@ -193,23 +191,28 @@ def _check_devices(strategy: Config) -> None:
         )
 
 
-def _check_objective(objective: Config) -> None:
-    """The objective exists, and its settings are those of its file under conf/objective/, of the same kind."""
-    files = {file.stem: file for file in (conf_folder() / "objective").glob("*.yaml")}
+def _check_objective(objective: Config, block: str = "objective") -> None:
+    """The objective exists, and its settings are those of its file under conf/objective/, of the same kind.
+
+    block: its own key; objectives that hold another one are checked with it.
+    """
+    known = objective_settings()
     name = objective.get("name")
-    if name not in files:
-        hint = did_you_mean(str(name), files)
-        raise UserError(f"There is no objective named {name}.{hint} Choose one of {', '.join(sorted(files))}.")
-    defaults = yaml.safe_load(files[name].read_text(encoding="utf-8"))
+    if name not in known:
+        hint = did_you_mean(str(name), known)
+        raise UserError(f"There is no objective named {name}.{hint} Choose one of {', '.join(sorted(known))}.")
+    defaults = known[name]
     for key, value in objective.items():
         if key not in defaults:
-            hint = did_you_mean(f"objective.{key}", [f"objective.{known}" for known in defaults])
-            settings = ", ".join(known for known in defaults if known != "name") or "none"
+            hint = did_you_mean(f"{block}.{key}", [f"{block}.{setting}" for setting in defaults])
+            settings = ", ".join(setting for setting in defaults if setting != "name") or "none"
             raise UserError(f"The objective {name} has no setting {key}.{hint} Its settings: {settings}.")
-        if _is_number(defaults[key]) and not _is_number(value):
-            raise UserError(f"objective.{key} is {value!r}; give a number, such as the default {defaults[key]}.")
+        if isinstance(value, dict):
+            _check_objective(value, f"{block}.{key}")
+        elif _is_number(defaults[key]) and not _is_number(value):
+            raise UserError(f"{block}.{key} is {value!r}; give a number, such as the default {defaults[key]}.")
     if absent := defaults.keys() - objective.keys():
-        raise UserError(f"objective.{min(absent)} has no value. Give it one, such as {defaults[min(absent)]}.")
+        raise UserError(f"{block}.{min(absent)} has no value. Give it one, such as {defaults[min(absent)]}.")
 
 
 def _is_number(value: Any) -> bool:

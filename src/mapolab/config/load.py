@@ -3,15 +3,14 @@
 from dataclasses import fields, is_dataclass
 from typing import Any, get_args, get_type_hints
 
-import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue, OmegaConfBaseException
 
 from mapolab.config.environment import nodes_from_environment
+from mapolab.config.groups import OPEN_GROUPS, objective_settings, settings_of
 from mapolab.config.schema import SCHEMAS, TRAIN_LIKE
 from mapolab.config.suggest import did_you_mean_key
 from mapolab.errors import UserError
-from mapolab.paths import conf_folder
 
 
 def load(config: DictConfig, command: str) -> dict[str, Any]:
@@ -55,8 +54,7 @@ def typed(values: dict[str, Any], schema: type, where: str = "") -> dict[str, An
 
 def _settings_it_has(objective: dict[str, Any]) -> dict[str, Any]:
     """Without what is null and no setting of this objective: an experiment sets `beta` for those that have one."""
-    file = conf_folder() / "objective" / f"{objective.get('name')}.yaml"
-    known = yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    known = objective_settings().get(objective.get("name"), {})
     return {key: value for key, value in objective.items() if value is not None or key in known}
 
 
@@ -88,8 +86,7 @@ def _block(kind: Any) -> type | None:
 
 
 def _keys_of_open_blocks() -> set[str]:
-    files = [file for group in ("objective", "optimizer", "logger") for file in (conf_folder() / group).glob("*.yaml")]
-    return {f"{file.parent.name}.{key}" for file in files for key in yaml.safe_load(file.read_text()) or {}}
+    return {f"{group}.{key}" for group in OPEN_GROUPS for settings in settings_of(group).values() for key in settings}
 
 
 def _not_set(key: str) -> UserError:

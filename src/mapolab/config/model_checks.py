@@ -145,6 +145,18 @@ def _check_reference(config: Config) -> None:
             "model.reference=lora_off needs a LoRA to switch off, but all of the UNet is trained. Set "
             "model.reference=frozen_copy or offloaded_copy, or use model=sdxl_lora."
         )
+    if model["reference"] not in ("ema", "refreshed"):
+        return
+    if config["strategy"]["strategy"] in SHARDED:
+        raise UserError(
+            f"model.reference={model['reference']} follows whole weights, which strategy="
+            f"{config['strategy']['strategy']} divides over devices. Use model.reference=frozen_copy, or strategy=ddp."
+        )
+    if model["lora"] and model["lora"]["text_encoders"]:
+        raise UserError(
+            f"model.reference={model['reference']} follows the UNet alone, but model.lora.text_encoders=true trains "
+            "the text encoders too. Use model.reference=lora_off, or model.lora.text_encoders=false."
+        )
 
 
 def _check_sharding(config: Config) -> None:
@@ -185,6 +197,8 @@ def _check_diffusion(diffusion: Config) -> None:
         raise UserError(f"diffusion.timestep_range is {span}; give the first and the last timestep, such as [0, 499].")
     if not diffusion["min_snr_gamma"] > 0:
         raise UserError(f"diffusion.min_snr_gamma is {diffusion['min_snr_gamma']}; give a number above 0, such as 5.")
+    if diffusion["inversion_steps"] > 500:
+        raise UserError(f"diffusion.inversion_steps is {diffusion['inversion_steps']}; give at most 500. 10 is usual.")
 
 
 def _has_gpu() -> bool:

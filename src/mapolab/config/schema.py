@@ -39,6 +39,8 @@ class Model:
     lora: Lora | None = MISSING
     reference: str = MISSING
     reference_dtype: str = MISSING
+    reference_ema_decay: float = MISSING
+    reference_refresh_every: int = MISSING
     gradient_checkpointing: bool = MISSING
     channels_last: bool = MISSING
     compile: bool = MISSING
@@ -51,6 +53,9 @@ class Diffusion:
     timestep_range: list[int] | None = MISSING
     timestep_weighting: str = MISSING
     min_snr_gamma: float = MISSING
+    noise: str = MISSING
+    inversion_steps: int = MISSING
+    inversion_noise: float = MISSING
 
 
 @dataclass

@@ -127,7 +127,7 @@ class ConceptJudge(Features):
 
     @torch.no_grad()
     def __call__(self, pictures: list[Image.Image]) -> torch.Tensor:
-        return self.model(as_tensor(pictures).to(self.device)).cpu()
+        return self.model(as_tensor([_at_64(picture) for picture in pictures]).to(self.device)).cpu()
 
 
 EXTRACTORS: dict[str, Callable[..., Features]] = {
@@ -185,6 +185,10 @@ def frechet_and_kernel_distance(ours: torch.Tensor, theirs: torch.Tensor) -> dic
         torch.manual_seed(0)
         mean, deviation = kid.compute()
     return {"fid": float(fid.compute()), "kid": float(mean), "kid_deviation": float(deviation)}
+
+
+def _at_64(picture: Image.Image) -> Image.Image:
+    return picture if picture.size == (64, 64) else picture.resize((64, 64), Image.Resampling.BICUBIC)
 
 
 def _half_to_half(picture: Image.Image) -> torch.Tensor:

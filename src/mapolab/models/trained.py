@@ -12,7 +12,7 @@ from torch import nn
 from mapolab.models.learned_token import learn_token, learned_rows, learned_token
 from mapolab.models.lora import add_adapters, file_metadata, text_adapters, unet_adapter
 from mapolab.models.precision import DTYPES
-from mapolab.models.reference import FrozenCopy, LoraOff, Reference
+from mapolab.models.reference import FrozenCopy, LoraOff, MovingCopy, Reference
 from mapolab.models.sdxl import SDXL, TextEncoders
 
 if TYPE_CHECKING:
@@ -100,8 +100,12 @@ def _add_text_adapters(text: TextEncoders, lora: dict[str, Any], seed: int) -> "
     return dict(zip(names, adapters, strict=True))
 
 
-def build_reference(kind: str, unet: UNet2DConditionModel, dtype: torch.dtype) -> Reference:
-    """The reference of this kind (`lora_off`, `frozen_copy`, `offloaded_copy`) for a UNet that was just loaded."""
+def build_reference(kind: str, unet: UNet2DConditionModel, dtype: torch.dtype, model: dict[str, Any]) -> Reference:
+    """The reference of this kind for a UNet that was just loaded. model: the block of the config."""
+    if kind == "ema":
+        return MovingCopy(unet, decay=model["reference_ema_decay"])
+    if kind == "refreshed":
+        return MovingCopy(unet, refresh_every=model["reference_refresh_every"])
     if kind == "lora_off":
         return LoraOff(unet)
     return FrozenCopy(unet, dtype, offloaded=kind == "offloaded_copy")

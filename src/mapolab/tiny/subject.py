@@ -8,24 +8,20 @@ from __future__ import annotations
 
 import csv
 import io
-import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from diffusers import StableDiffusionXLPipeline
 from PIL import Image
 
 from mapolab import files
-from mapolab.data.pickapic import ROW_GROUP, SCHEMA, pair_row
 from mapolab.tiny.concepts import TEMPLATES, describe
-from mapolab.tiny.pairs import encode_jpeg
+from mapolab.tiny.pairs import Drawn, preference_row, write_table
 from mapolab.tiny.pictures import SIZE, composite, generator_for, load_artwork
 
-STREAM = 5
+STREAM = 8
 DRAWING, STYLE = "castle", "fluent-emoji-flat"
 TOKEN, CLASS_WORD = "<zib>", "house"
 SHOWN_ON = ("red", "yellow", "blue", "pink")
@@ -80,19 +76,15 @@ def write_subject_pairs(path: Path, base: Path, seed: int = 0) -> None:
     rows = []
     for index, (one, other) in enumerate(zip(shown, rejected, strict=True)):
         random = generator_for(seed, STREAM, PICTURES + index)
-        order = slice(None) if random.integers(2) else slice(None, None, -1)
-        images, models = [encode_jpeg(one.picture), encode_jpeg(other)][order], ["subject", "base"][order]
-        names = [str(uuid.UUID(bytes=random.bytes(16))) for _ in images]
-        examples = sum(one.caption() == every.caption() for every in shown)
-        label = float(models[0] == "subject")
-        rows.append(pair_row(index, one.caption(), images, names, models, label, examples))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.Table.from_pylist(rows, SCHEMA), path, compression="zstd", row_group_size=ROW_GROUP)
+        sides = [Drawn(one.picture, "subject"), Drawn(other, "base")]
+        first_wins = bool(random.integers(2))
+        rows.append(preference_row(index, one.caption(), sides if first_wins else sides[::-1], first_wins, random))
+    write_table(path, rows)
 
 
 def draw(base: Path, prompts: list[str], seed: int) -> np.ndarray:
     """(B, 64, 64, 3) uint8: a picture of each prompt by the pipeline in this folder, from (seed, its place)."""
-    pipeline = StableDiffusionXLPipeline.from_pretrained(base, torch_dtype=torch.float32, add_watermarker=False)
+    pipeline = StableDiffusionXLPipeline.from_pretrained(base, dtype=torch.float32, add_watermarker=False)
     pipeline.set_progress_bar_config(disable=True)
     side = SIZE // pipeline.vae_scale_factor
     shape = pipeline.unet.config.in_channels, side, side

@@ -23,6 +23,8 @@ SCORERS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "concept": (f"{HERE}.emoji", "ConceptScorer", {}),
     "background": (f"{HERE}.emoji", "BackgroundScorer", {}),
     "pixel_distance": (f"{HERE}.emoji", "PixelDistanceScorer", {}),
+    "appeal": (f"{HERE}.emoji", "AppealScorer", {}),
+    "avoids": (f"{HERE}.emoji", "AvoidsScorer", {}),
     "pickscore": (f"{HERE}.pickscore", "PickScore", {}),
     "hps_v2.1": (f"{HERE}.hps", "HPS", {"version": "v2.1"}),
     "hps_v2.0": (f"{HERE}.hps", "HPS", {"version": "v2.0"}),
