@@ -8,8 +8,12 @@ import numpy as np
 import pyarrow.parquet as parquet
 from PIL import Image
 
+from mapolab.config.checks import check
+from mapolab.config.compose import compose
+from mapolab.evaluation.evaluate import evaluate
 from mapolab.evaluation.prompts import read_prompts
 from mapolab.paths import resolve
+from mapolab.report.runs import read_rows
 from mapolab.tiny.concepts import CONCEPTS
 from mapolab.tiny.subject import (
     ASKED_ON,
@@ -22,8 +26,20 @@ from mapolab.tiny.subject import (
     write_subject,
     write_subject_prompts,
 )
+from mapolab.training.run import train
 
 PAIRS = "builtin:emoji/pairs/subject.parquet"
+
+
+def test_the_experiment_trains_and_its_run_is_judged_with_the_token(tmp_path):
+    overrides = ["trainer.max_steps=1", "data.batch_size=2", "evaluation.steps=2", "trainer.progress=off"]
+    config = compose("train", ["experiment=emoji_personalization", f"output_root={tmp_path}", *overrides])
+    check(config, "train")
+    run = train(config)
+    given = {"limit": 1, "images_per_prompt": 1, "base": False, "output_root": str(tmp_path)}
+    (folder,) = evaluate({"models": [str(run)], **given})
+    (row,) = read_rows(folder / "scores.csv")
+    assert TOKEN in row["prompt"] and -1 <= float(row["subject"]) <= 1 and row["background"] in ("0", "1")
 
 
 def pixels(data: bytes | Path) -> np.ndarray:

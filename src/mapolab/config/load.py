@@ -1,5 +1,6 @@
 """From what Hydra composed to a plain config: every key known, set and of its type."""
 
+import re
 from dataclasses import fields, is_dataclass
 from typing import Any, get_args, get_type_hints
 
@@ -90,6 +91,7 @@ def _keys_of_open_blocks() -> set[str]:
 
 
 def _not_set(key: str) -> UserError:
+    key = re.sub(r"\[(\d+)\]", r".\1", key)  # as the command line takes an entry of a list
     return UserError(f"{key} has no value. Give it one: {key}=...")
 
 

@@ -166,7 +166,7 @@ class Train:
     preemption: Preemption = field(default_factory=Preemption)
     evaluation: Evaluation = field(default_factory=Evaluation)
     learning_rates: dict[str, float] | None = MISSING
-    betas: dict[str, float | None] | None = MISSING
+    objective_betas: dict[str, float | None] | None = MISSING
     logger: dict[str, Any] = MISSING
     tiny_base: dict[str, Any] | None = MISSING
 
