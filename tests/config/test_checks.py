@@ -17,6 +17,12 @@ MISTAKES = {
     "model=sdxl_lora trainer.precision=32-true": "model.frozen_dtype=bfloat16 needs a mixed precision",
     "model=tiny_twin_lora model.lora.text_encoders=true data.cache=true": "which a cache cannot hold. Set "
     "data.cache=false",
+    "model=tiny_twin_lora model.lora.learned_token=fox data.cache=false": "Write it as a name in angle brackets",
+    "model=tiny_twin_lora model.lora.learned_token='<fox>' data.cache=false": "needs a word to start from",
+    "model=tiny_twin_lora model.lora.learned_token='<fox>' model.lora.token_initial=cat": "which a cache cannot hold",
+    "model=tiny_twin_lora model.lora.token_initial=cat": "of a learned token, but there is none",
+    "model=tiny_twin_lora model.lora.learned_token='<fox>' model.lora.token_initial=cat data.cache=false "
+    "model.lora.token_learning_rate=0": "token_learning_rate is 0.0; give a positive number",
     "model.frozen_dtype=float16": "but model.lora is null",
     "model.trained_dtype=bfloat16": "Set optimizer=adamw_bf16",
     "optimizer=adamw_bf16": "Set model.trained_dtype=bfloat16",

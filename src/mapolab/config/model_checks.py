@@ -1,6 +1,8 @@
 """Combinations of model, precision, optimizer and strategy that cannot work, each with what to change."""
 
+import math
 import os
+import re
 import shutil
 from typing import Any
 
@@ -9,6 +11,7 @@ from mapolab.errors import UserError
 Config = dict[str, Any]
 SHARDED = ("fsdp", "deepspeed")
 MIXED = ("bf16-mixed", "16-mixed")
+TOKEN = r"<[a-z0-9][a-z0-9_-]*>"
 
 
 def check_model_settings(config: Config) -> None:
@@ -77,6 +80,7 @@ def _check_lora(config: Config) -> None:
             "model.lora.text_encoders=true encodes every prompt with weights that change, which a cache cannot hold. "
             "Set data.cache=false, or model.lora.text_encoders=false."
         )
+    _check_token(lora, config["data"]["cache"])
     for key in ("rank", "alpha"):
         if not lora[key] > 0:
             raise UserError(f"model.lora.{key} is {lora[key]}; give a number above 0.")
@@ -85,6 +89,34 @@ def _check_lora(config: Config) -> None:
     for key in ("target_modules", "text_encoder_target_modules"):
         if not lora[key]:
             raise UserError(f"model.lora.{key} is empty. Name at least one layer, such as to_q or q_proj.")
+
+
+def _check_token(lora: Config, cached: bool) -> None:
+    token, initial, rate = (lora[key] for key in ("learned_token", "token_initial", "token_learning_rate"))
+    if token is None:
+        if initial is not None or rate is not None:
+            raise UserError(
+                "model.lora.token_initial and token_learning_rate are of a learned token, but there is none. Set "
+                "model.lora.learned_token, such as '<fox>', or leave them null."
+            )
+        return
+    if not re.fullmatch(TOKEN, token):
+        raise UserError(
+            f"model.lora.learned_token is {token!r}. Write it as a name in angle brackets, '<fox>', of small letters, "
+            "digits, '-' and '_', so that it is part of no other word."
+        )
+    if not initial:
+        raise UserError(
+            f"model.lora.learned_token={token} needs a word to start from, such as the kind of thing that it is. Set "
+            "model.lora.token_initial=cat."
+        )
+    if rate is not None and not 0 < rate < math.inf:
+        raise UserError(f"model.lora.token_learning_rate is {rate}; give a positive number, such as 1e-4, or null.")
+    if cached:
+        raise UserError(
+            f"model.lora.learned_token={token} encodes every prompt with an embedding that changes, which a cache "
+            "cannot hold. Set data.cache=false, or model.lora.learned_token=null."
+        )
 
 
 def _check_trained_dtype(config: Config) -> None:

@@ -29,7 +29,7 @@ CHOICES = {
     "trainer.precision": ("32-true", "bf16-mixed", "16-mixed", "64-true"),
     "trainer.progress": ("auto", "plain", "off"),
     "dtype": FLOATS,
-    "features": ("dinov2", "efficientnet_lite0", "inception"),
+    "features": ("dinov2", "efficientnet_lite0", "inception", "concept_judge"),
     **{f"{block}scheduler": SCHEDULERS for block in ("", "evaluation.")},
     **{f"{block}precision": ("auto", *FLOATS) for block in ("", "evaluation.")},
     "format": ("table", "json"),

@@ -19,6 +19,9 @@ class Lora:
     text_encoders: bool = MISSING
     text_encoder_learning_rate: float | None = MISSING
     text_encoder_target_modules: list[str] = MISSING
+    learned_token: str | None = MISSING
+    token_initial: str | None = MISSING
+    token_learning_rate: float | None = MISSING
 
 
 @dataclass
@@ -163,6 +166,7 @@ class Train:
     preemption: Preemption = field(default_factory=Preemption)
     evaluation: Evaluation = field(default_factory=Evaluation)
     learning_rates: dict[str, float] | None = MISSING
+    objective_betas: dict[str, float | None] | None = MISSING
     logger: dict[str, Any] = MISSING
     tiny_base: dict[str, Any] | None = MISSING
 

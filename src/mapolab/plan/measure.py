@@ -15,6 +15,7 @@ from mapolab.diffusion.inversion import Inversion
 from mapolab.models.encoder import PIXELS_AT_ONCE
 from mapolab.models.lora import adapters_off
 from mapolab.models.precision import DTYPES
+from mapolab.models.trained import trains_text
 from mapolab.plan.models import Architecture, meta_text, meta_trained, meta_unet, meta_vae
 from mapolab.plan.trace import Count, counting, fake
 
@@ -48,7 +49,7 @@ class Step:
         self.objective = objectives.build(**config["objective"])
         self.sides = 2 if self.objective.needs_rejected else 1
         self.online = not config["data"]["cache"]
-        self.trains_text = bool(self.model["lora"] and self.model["lora"]["text_encoders"])
+        self.trains_text = trains_text(self.model["lora"])
 
     def measure(self, pairs: int, checkpointing: bool) -> Measured:
         """Trace a batch of `pairs`."""

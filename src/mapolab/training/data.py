@@ -94,6 +94,16 @@ def check_held_out(config: dict[str, Any], source: Source) -> str | None:
     return check_split(source, prompts, image_ids, config["data"]["allow_overlap"], kept_in)
 
 
+def check_captions(config: dict[str, Any], source: Source, token: str) -> None:
+    """Raise UserError where no caption holds the token that is to be learned: its embedding would never be used."""
+    captions = (text.caption for block in range(len(source.block_sizes)) for text in source.texts(block))
+    if not any(token in caption.lower() for caption in captions if caption is not None):
+        raise UserError(
+            f"model.lora.learned_token={token}, but no caption of {config['data']['path']} holds it. Write it into the "
+            f"captions in the subject's place, such as 'a {token} on a beach', or correct the token."
+        )
+
+
 def held_out_config(config: dict[str, Any]) -> dict[str, Any]:
     """The config with the validation pairs as its data, as they are: nothing flipped, no label changed."""
     data = config["data"]

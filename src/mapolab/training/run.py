@@ -17,6 +17,7 @@ from mapolab.data.records import Source
 from mapolab.diffusion.timesteps import Timesteps
 from mapolab.errors import Interrupted, RunError, UserError
 from mapolab.job_record import RECORD
+from mapolab.models.learned_token import check_token, learned_token
 from mapolab.models.lora import check_targets
 from mapolab.models.reference import MovingCopy
 from mapolab.models.saved import folder_name, write_weights
@@ -25,7 +26,7 @@ from mapolab.runs import RunFolder, label, timestamp
 from mapolab.training.build import build_module, reference_kind
 from mapolab.training.cluster import SameStep
 from mapolab.training.cpu import tune_cpu
-from mapolab.training.data import build_datamodule, check_held_out, held_out_config, open_data
+from mapolab.training.data import build_datamodule, check_captions, check_held_out, held_out_config, open_data
 from mapolab.training.ema import ExponentialMovingAverage, ReferenceFollows
 from mapolab.training.folders import FolderWriter
 from mapolab.training.metrics import MetricsFile, StepMetrics, summary
@@ -151,8 +152,11 @@ def prepare(config: dict[str, Any]) -> Parts:
     note = check_held_out(config, source)
     sdxl = SDXL.from_config(config["model"], config["diffusion"])
     Timesteps.from_config(config["diffusion"], sdxl.load_scheduler().config.num_train_timesteps)
-    if config["model"]["lora"]:
-        check_targets(config["model"]["lora"], sdxl.parts.config("unet"))
+    if lora := config["model"]["lora"]:
+        check_targets(lora, sdxl.parts.config("unet"))
+        if token := learned_token(lora):
+            check_token(token, lora["token_initial"], sdxl.load_tokenizers())
+            check_captions(config, source, token)
     return Parts(objective, source, sdxl, (note,) if note else ())
 
 

@@ -32,6 +32,7 @@ SCORERS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "clip_score": (f"{HERE}.clip_score", "CLIPScore", {}),
     "image_reward": (f"{HERE}.image_reward", "ImageReward", {}),
     "nsfw": (f"{HERE}.nsfw", "NSFW", {}),
+    "subject": (f"{HERE}.subject", "SubjectScorer", {}),
 }
 
 Named = str | dict[str, Any]
