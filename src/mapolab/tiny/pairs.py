@@ -12,6 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+from mapolab.data.pickapic import ROW_GROUP, SCHEMA
+from mapolab.data.pickapic import pair_row as pickapic_row
 from mapolab.tiny.concepts import (
     COLOURS,
     PAIR_CONCEPTS,
@@ -27,31 +29,6 @@ from mapolab.tiny.pictures import composite, generator_for, load_artwork
 
 STREAM = 4
 DECISIVE, TIES = 640, 32
-
-# Pick-a-Pic v2, column by column.
-SCHEMA = pa.schema(
-    [
-        ("are_different", pa.bool_()),
-        ("best_image_uid", pa.string()),
-        ("caption", pa.string()),
-        ("created_at", pa.timestamp("ns")),
-        ("has_label", pa.bool_()),
-        ("image_0_uid", pa.string()),
-        ("image_0_url", pa.string()),
-        ("image_1_uid", pa.string()),
-        ("image_1_url", pa.string()),
-        ("jpg_0", pa.binary()),
-        ("jpg_1", pa.binary()),
-        ("label_0", pa.float64()),
-        ("label_1", pa.float64()),
-        ("model_0", pa.string()),
-        ("model_1", pa.string()),
-        ("ranking_id", pa.int64()),
-        ("user_id", pa.int64()),
-        ("num_example_per_prompt", pa.int64()),
-        ("__index_level_0__", pa.int64()),
-    ]
-)
 
 
 def encode_jpeg(picture: np.ndarray) -> bytes:
@@ -75,23 +52,7 @@ def pair_row(seed: int, index: int, preferred_style: str) -> dict:
     images = [encode_jpeg(composite(load_artwork().drawing(concept, style), colour, random)) for style in styles]
     names = [str(uuid.UUID(bytes=random.bytes(16))) for _ in images]
     label = 0.5 if tie else float(first_wins)
-    return {
-        "are_different": not tie,
-        "best_image_uid": "tie" if tie else names[0 if first_wins else 1],
-        "caption": text,
-        "created_at": None,
-        "has_label": True,
-        **{f"image_{side}_uid": name for side, name in enumerate(names)},
-        **{f"image_{side}_url": None for side in range(2)},
-        **{f"jpg_{side}": data for side, data in enumerate(images)},
-        **{f"model_{side}": style for side, style in enumerate(styles)},
-        "label_0": label,
-        "label_1": 1 - label,
-        "ranking_id": index,
-        "user_id": 0,
-        "num_example_per_prompt": None,
-        "__index_level_0__": index,
-    }
+    return pickapic_row(index, text, images, names, styles, label, None)
 
 
 def write_pairs(folder: Path, seed: int = 0) -> None:
@@ -103,7 +64,7 @@ def write_pairs(folder: Path, seed: int = 0) -> None:
         for row in rows:
             row["num_example_per_prompt"] = counts[row["caption"]]
         table = pa.Table.from_pylist(rows, SCHEMA)
-        pq.write_table(table, folder / f"{style}.parquet", compression="zstd", row_group_size=128)
+        pq.write_table(table, folder / f"{style}.parquet", compression="zstd", row_group_size=ROW_GROUP)
 
 
 def write_prompts(folder: Path) -> None:
