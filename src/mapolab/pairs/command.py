@@ -95,7 +95,7 @@ def _make(
         write_table(folder.path, pairs, [scorer.name for scorer in scorers], config["seed"])
         counts = _counts(material, pairs, dropped)
         about = [scorer.about() for scorer in scorers]
-        means = _means(pairs, scorers)
+        means = _means(pairs, scorers, judge)
         folder.finish(counts=counts, means=means, scorers=about, files=[*part_names(len(pairs)), TABLE])
     told = f"{new} pictures drawn, {scored} scores computed; " if processes.count == 1 else ""
     left_out = "".join(f"; {count} left out: {reason}" for reason, count in dropped.items())
@@ -113,10 +113,11 @@ def _counts(material: Material, pairs: Sequence[Pair], dropped: dict[str, int]) 
     }
 
 
-def _means(pairs: Sequence[Pair], scorers: Sequence[Scorer]) -> dict[str, dict[str, float]]:
-    """Mean score of the chosen and of the rejected pictures, by scorer."""
+def _means(pairs: Sequence[Pair], scorers: Sequence[Scorer], judge: Judge) -> dict[str, dict[str, float]]:
+    """By scorer, the mean score of all pictures that competed, and of the chosen and rejected ones that were kept."""
     return {
         scorer.name: {
+            "all": judge.totals[number] / judge.seen,
             "chosen": sum(pair.chosen_scores[number] for pair in pairs) / len(pairs),
             "rejected": sum(pair.rejected_scores[number] for pair in pairs) / len(pairs),
         }

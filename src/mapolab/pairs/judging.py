@@ -37,7 +37,7 @@ class Pair:
 class Judge:
     """Makes pairs of contests. rankers: how many of the scorers, from the first, say which picture is better.
 
-    dropped counts what is left out, by reason.
+    dropped counts what is left out, by reason; totals are the sums of all pictures' scores, and seen how many they are.
     """
 
     def __init__(
@@ -48,6 +48,7 @@ class Judge:
         self.soft_scale = config["label_scale"] if config["labels"] == "soft" else None
         self.by_gap = config["weights"] == "gap"
         self.dropped: Counter[str] = Counter()
+        self.totals, self.seen = [0.0] * len(scorers), 0
 
     def pairs(self, contests: Sequence[Contest]) -> list[Pair]:
         """The pairs that are kept, in the order of the contests, weighted."""
@@ -62,6 +63,10 @@ class Judge:
         if any(values is None for values in scores):
             self.dropped["broken image"] += 1
             return
+        self.totals = [
+            total + sum(values) for total, values in zip(self.totals, zip(*scores, strict=True), strict=True)
+        ]
+        self.seen += len(scores)
         fit = [index for index, values in enumerate(scores) if self.filters.unfit(values) is None]
         if len(fit) < 2:
             self.dropped[next(reason for values in scores if (reason := self.filters.unfit(values)))] += 1

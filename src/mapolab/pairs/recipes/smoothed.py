@@ -8,6 +8,7 @@ from typing import Any
 from mapolab.data.records import Blocks, Records, Source
 from mapolab.data.sources.open import open_source
 from mapolab.errors import UserError
+from mapolab.pairs.drawing import left_out
 from mapolab.pairs.held_out import HeldOut
 from mapolab.pairs.material import Contest, Material, Picture
 
@@ -32,10 +33,10 @@ def smoothed(config: dict[str, Any], held_out: HeldOut) -> Material:
         for row, text in kept
     ]
     about = {"data": source.fingerprint, "rows": len(rows)}
-    counts = {"no caption": len(rows) - len(sound), "held out": len(sound) - len(kept)}
-    return Material(
-        about, contests, RowReader(source), dropped={name: count for name, count in counts.items() if count}
-    )
+    dropped = left_out(len(sound) - len(kept))
+    if len(sound) < len(rows):
+        dropped["no caption"] = len(rows) - len(sound)
+    return Material(about, contests, RowReader(source), dropped=dropped)
 
 
 class RowReader:

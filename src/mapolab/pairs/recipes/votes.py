@@ -103,7 +103,7 @@ def _picture(row: dict[str, Any], side: int, folders: list[Path], where: str) ->
         inside = file.resolve().is_relative_to(folder.resolve())  # the file of votes is data from elsewhere
         if folder.resolve().name == place.parts[0] and inside and file.is_file() and _uid(file.read_bytes()) == uid:
             return Picture(uid, file, model)
-    if data := _embedded(row[f"jpg_{side}"] if f"jpg_{side}" in row else None):
+    if data := _embedded(row.get(f"jpg_{side}")):
         return Picture(_uid(data), data, model)
     raise UserError(
         f"{where}: the picture {place} is neither in the file itself nor in a folder that is known here, or not as it "
