@@ -15,7 +15,7 @@ from mapolab.evaluation.scorers.registry import build_scorers
 from mapolab.evaluation.scorers.scorer import Scorer
 from mapolab.pairs.drawing import draw_sheets, store_of
 from mapolab.pairs.filters import KEYS, Filters
-from mapolab.pairs.folder import PairsFolder
+from mapolab.pairs.folder import ResultFolder
 from mapolab.pairs.held_out import HeldOut
 from mapolab.pairs.judging import Judge, Pair
 from mapolab.pairs.material import Material
@@ -46,7 +46,7 @@ def make_pairs(config: dict[str, Any], models: Sequence[EvaluatedModel] | None =
     number of processes. Raises UserError for what cannot be used, or leaves no pair; RunError for a score that is not
     finite.
     """
-    folder = PairsFolder(Path(config["output_dir"]))
+    folder = ResultFolder(Path(config["output_dir"]), "pairs")
     folder.manifest()  # says what is wrong with the folder
     held_out = HeldOut.from_config(config, Path(config["output_root"]) / ".cache")
     recipe = config["recipe"]
@@ -60,7 +60,7 @@ def make_pairs(config: dict[str, Any], models: Sequence[EvaluatedModel] | None =
 
 
 def _make(
-    config: dict[str, Any], folder: PairsFolder, material: Material, held_out: HeldOut, processes: Processes
+    config: dict[str, Any], folder: ResultFolder, material: Material, held_out: HeldOut, processes: Processes
 ) -> None:
     ranked_by = config["ranked_by"] or []
     # A run brings the style that it is judged by.

@@ -1,4 +1,4 @@
-"""The folder of a set of pairs: whose it is, and whether it is whole."""
+"""The folder of what a command makes step by step: whose it is, and whether it is whole."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from mapolab.runs import differences, environment, timestamp
 MANIFEST = "manifest.json"
 
 
-class PairsFolder:
-    """Nothing but a lock is written there before it is clear which pairs there are."""
+class ResultFolder:
+    """holds: what is in it, for the messages, such as `pairs`. Its manifest.json has the settings that decided them."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, holds: str) -> None:
+        self.path, self.holds = path, holds
 
     def manifest(self) -> dict[str, Any]:
         """Empty for a new folder. Raises UserError for one that holds something else."""
@@ -25,21 +25,22 @@ class PairsFolder:
             return files.read_json(self.path / MANIFEST)
         if there := sorted(entry.name for entry in self.path.glob("[!.]*")):
             raise UserError(
-                f"{self.path} holds something else ({there[0]}) and no manifest of pairs. Give another output_dir."
+                f"{self.path} holds something else ({there[0]}) and no manifest of {self.holds}. Give another "
+                "output_dir."
             )
         return {}
 
     def check(self, settings: dict[str, Any]) -> None:
-        """Raise UserError if the folder holds pairs that came about in another way, naming the difference."""
+        """Raise UserError if the folder holds what came about in another way, naming the difference."""
         before = self.manifest()
         if before and (changed := differences(before.get("settings"), settings)):
             raise UserError(
-                f"{self.path} holds pairs that were made in another way ({'; '.join(changed)}). Give these another "
-                "output_dir, or remove the folder."
+                f"{self.path} holds {self.holds} that were made in another way ({'; '.join(changed)}). Give these "
+                "another output_dir, or remove the folder."
             )
 
     def is_finished(self) -> bool:
-        """Whether all of it is there."""
+        """Whether all of it is there, every file that the manifest lists."""
         manifest = self.manifest()
         whole = all((self.path / name).is_file() for name in manifest.get("files", []))
         return manifest.get("status") == "finished" and whole
