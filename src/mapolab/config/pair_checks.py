@@ -103,6 +103,8 @@ def _check_targets(config: Config) -> None:
         raise UserError(f"targets={config['targets']} is no folder. Name a folder of pictures with captions.csv.")
     if config["rejected_prompt"] and config["rejected_words"]:
         raise UserError("rejected_prompt and rejected_words both say what is drawn against the targets. Give one.")
+    if wrong := [words for words in config["rejected_words"] if len(words) != 2]:
+        raise UserError(f"rejected_words has {wrong[0]}. Give pairs, a word and what replaces it: [['<fox>',fox]].")
 
 
 def _check_several(images_per_prompt: int) -> None:

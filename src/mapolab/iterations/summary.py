@@ -50,11 +50,11 @@ def write_summary(folder: Path, rows: Sequence[Row]) -> None:
 
 
 def print_summary(rows: Sequence[Row]) -> None:
-    """In the terminal."""
-    columns = _columns(rows)
-    table = Table(*(column.replace("_", " ") for column in columns), title="mean scores by round")
-    for row in rows:
-        table.add_row(*(_number(row.get(column, ""), ".3f") for column in columns))
+    """In the terminal: figures down, rounds across."""
+    names = [f"round {row['round']}" if row["round"] else "start" for row in rows]
+    table = Table("mean scores", *names)
+    for column in _columns(rows)[1:]:
+        table.add_row(column.replace("_", " "), *(_number(row.get(column, ""), ".3f") for row in rows))
     Console().print(table)
 
 

@@ -82,6 +82,6 @@ def _target(file: Path, digest: str) -> Picture:
 def _rejected_prompt(caption: str, config: Mapping[str, Any]) -> str:
     if config["rejected_prompt"]:
         return config["rejected_prompt"]
-    for word, other in config["rejected_words"].items():
+    for word, other in config["rejected_words"]:
         caption = caption.replace(word, other)
     return caption
