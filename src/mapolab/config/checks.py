@@ -13,6 +13,7 @@ from mapolab.config.groups import objective_settings
 from mapolab.config.identity import run_folder
 from mapolab.config.instantiate import LOGGERS, OPTIMIZERS, check_arguments
 from mapolab.config.model_checks import check_compiler, check_model_settings, check_precision
+from mapolab.config.pair_checks import PAIRS_OF_ROUND, check_iterate, check_make_pairs
 from mapolab.config.ranges import check_values
 from mapolab.config.schema import TRAIN_LIKE
 from mapolab.config.suggest import did_you_mean
@@ -30,6 +31,10 @@ def check(config: Config, command: str) -> None:
     check_values(dict(_flat(config)))
     if command == "export":
         files_named.check_run_folder(config["run"])
+    if command == "make-pairs":
+        check_make_pairs(config)
+    if command == "iterate":
+        check_iterate(config)
     if command == "evaluate":
         _check_evaluation(config)
     if command == "compare":
@@ -85,7 +90,8 @@ def _check_train(config: Config) -> None:
     _check_objective(config["objective"])
     _check_targets(config)
     files_named.check_model(config["model"])
-    files_named.check_data(config["data"]["path"])
+    if config["data"]["path"] != PAIRS_OF_ROUND:
+        files_named.check_data(config["data"]["path"])
     _check_data(config["data"])
     _check_checkpoints(config)
     _check_validation(config)

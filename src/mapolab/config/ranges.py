@@ -33,6 +33,10 @@ CHOICES = {
     **{f"{block}scheduler": SCHEDULERS for block in ("", "evaluation.")},
     **{f"{block}precision": ("auto", *FLOATS) for block in ("", "evaluation.")},
     "format": ("table", "json"),
+    "recipe": ("prefixes", "models", "ranked", "targets", "votes", "smoothed"),
+    "pairing": ("best_worst", "all"),
+    "labels": ("hard", "soft"),
+    "weights": ("none", "gap"),
 }
 AT_LEAST = {
     "seed": 0,
@@ -70,6 +74,7 @@ AT_LEAST = {
     "parts": 1,
     "reserve_gib": 0,
     "rows": 1,
+    "rounds": 1,
 }
 PROBABILITIES = (
     "data.flip_probability",

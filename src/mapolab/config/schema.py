@@ -8,6 +8,8 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from mapolab.config.pair_schema import MakePairs, Ranking
+
 
 @dataclass
 class Lora:
@@ -245,6 +247,12 @@ class Plan(Train):
     rows: int | None = MISSING
 
 
+@dataclass
+class Iterate(Train, Ranking):
+    rounds: int = MISSING
+    devices: Any = MISSING
+
+
 SCHEMAS = {
     "train": Train,
     "prepare": Prepare,
@@ -253,5 +261,7 @@ SCHEMAS = {
     "mismatch": Mismatch,
     "compare": Compare,
     "export": Export,
+    "make-pairs": MakePairs,
+    "iterate": Iterate,
 }
-TRAIN_LIKE = ("train", "prepare", "plan", "mismatch")  # whose configs compose those of conf/train.yaml
+TRAIN_LIKE = ("train", "prepare", "plan", "mismatch", "iterate")  # whose configs compose those of conf/train.yaml
