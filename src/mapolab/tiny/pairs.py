@@ -6,6 +6,7 @@ import csv
 import io
 import uuid
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,13 @@ def encode_jpeg(picture: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
+def encode_webp(picture: np.ndarray) -> bytes:
+    """(64, 64, 3) uint8 to WebP: less than half of the JPEG, for pairs that are not about exact colours."""
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, "WEBP", quality=90, method=6)
+    return buffer.getvalue()
+
+
 @dataclass(frozen=True)
 class Drawn:
     """(64, 64, 3) uint8, and what drew it: a style, a drawing."""
@@ -65,11 +73,16 @@ def pair_row(seed: int, index: int, preferred_style: str) -> dict[str, Any]:
 
 
 def preference_row(
-    index: int, text: str, sides: list[Drawn], label: float, random: np.random.Generator
+    index: int,
+    text: str,
+    sides: list[Drawn],
+    label: float,
+    random: np.random.Generator,
+    encode: Callable[[np.ndarray], bytes] = encode_jpeg,
 ) -> dict[str, Any]:
     """A judgement in Pick-a-Pic's columns. label: 1, the first side is preferred; 0, the second; 0.5, neither."""
     names = [str(uuid.UUID(bytes=random.bytes(16))) for _ in sides]
-    images, sources = [encode_jpeg(drawn.picture) for drawn in sides], [drawn.source for drawn in sides]
+    images, sources = [encode(drawn.picture) for drawn in sides], [drawn.source for drawn in sides]
     return pickapic_row(index, text, images, names, sources, float(label), None)
 
 

@@ -64,7 +64,8 @@ def write_subject_prompts(folder: Path) -> None:
     """subject.csv: eight captions on the four colours on which the subject is not shown; subject_validation.csv: on
     those on which it is, for the search of settings."""
     for name, colours in (("subject", ASKED_ON), ("subject_validation", SHOWN_ON)):
-        asked = [(describe(TOKEN, colour, template), colour) for colour in colours for template in range(len(TEMPLATES))]
+        templates = range(len(TEMPLATES))
+        asked = [(describe(TOKEN, colour, template), colour) for colour in colours for template in templates]
         _write_csv(folder / f"{name}.csv", [("prompt", "colour"), *asked])
 
 
