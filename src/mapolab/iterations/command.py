@@ -49,6 +49,7 @@ def iterate(config: dict[str, Any]) -> Path:
 def _do(one: Round, process: PhaseProcess) -> None:
     for phase in one.phases():
         if not one.is_done(phase):
+            one.sweep()
             print(f"Round {one.number}: {phase}", flush=True)
             process.run(phase, one.phase_config(phase), one.path, one.number)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shutil
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,11 @@ class Round:
             run = self.path / "run"
             return RunFolder(run).finished and final_weights(run) is not None
         return (self.model / "model_index.json" if phase == "export" else self.path / "evaluation.json").is_file()
+
+    def sweep(self) -> None:
+        """Remove what a killed export left of an unfinished model, gigabytes for SDXL."""
+        for folder in self.path.glob(f".{self.model.name}.*.tmp"):
+            shutil.rmtree(folder, ignore_errors=True)
 
     def phase_config(self, phase: str) -> Config:
         """What the phase's process reads."""

@@ -46,7 +46,9 @@ class ResultFolder:
         return manifest.get("status") == "finished" and whole
 
     def claim(self, settings: dict[str, Any]) -> None:
-        """Begin the manifest, or count a restart."""
+        """Begin the manifest, or count a restart, and remove what a killed command left of unfinished files."""
+        for file in self.path.glob(".*.tmp"):
+            file.unlink()
         before = self.manifest()
         fresh = {"command": " ".join(sys.argv), "started": timestamp(), "restarts": -1, "settings": settings}
         about = fresh | environment() | before
