@@ -31,6 +31,10 @@ class Stream(IntEnum):
     LORA = 13
     LORA_DROPOUT = 14
     ROUNDING = 15
+    ROLLOUT_PROMPT = 16
+    ROLLOUT_NOISE = 17
+    ROLLOUT_ORDER = 18
+    ROLLOUT_TIMESTEPS = 19
 
 
 def generator(seed: int, stream: Stream, position: int) -> np.random.Generator:

@@ -80,7 +80,8 @@ def _block(kind: Any) -> type | None:
 
 def _keys_of_open_blocks() -> set[str]:
     files = [file for group in ("objective", "optimizer", "logger") for file in (conf_folder() / group).glob("*.yaml")]
-    return {f"{file.parent.name}.{key}" for file in files for key in yaml.safe_load(file.read_text()) or {}}
+    keys = {f"{file.parent.name}.{key}" for file in files for key in yaml.safe_load(file.read_text()) or {}}
+    return {key for key in keys if not key.endswith(".defaults")}
 
 
 def _not_set(key: str) -> UserError:

@@ -8,6 +8,8 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from mapolab.config.rollout import Rollout
+
 
 @dataclass
 class Lora:
@@ -158,6 +160,7 @@ class Train:
     preemption: Preemption = field(default_factory=Preemption)
     evaluation: Evaluation = field(default_factory=Evaluation)
     learning_rates: dict[str, float] | None = MISSING
+    rollout: Rollout | None = MISSING
     logger: dict[str, Any] = MISSING
     tiny_base: dict[str, Any] | None = MISSING
 
