@@ -21,6 +21,7 @@ from typing import Any
 import yaml
 
 from mapolab.config.identity import identity
+from mapolab.config.rollout import reward_label
 from mapolab.errors import UserError
 from mapolab.files import read_json, write_json, write_text
 
@@ -132,9 +133,11 @@ def differences(before: Any, now: Any, path: str = "") -> list[str]:
     return [] if before == now else [f"{path}: {before} -> {now}"]
 
 
-def label(objective: dict[str, Any]) -> str:
-    """A run's name in tables: `mapo beta=8`."""
+def label(objective: dict[str, Any], rollout: dict[str, Any] | None = None) -> str:
+    """A run's name in tables: `mapo beta=8`; with a rollout also what it is rewarded for."""
     settings = [f"{key}={value:g}" for key, value in objective.items() if key != "name"]
+    if rollout:
+        settings.append(f"reward={'+'.join(map(reward_label, rollout['rewards']))}")
     return " ".join([objective["name"], *settings])
 
 
@@ -145,7 +148,7 @@ def new_manifest(config: dict[str, Any]) -> dict[str, Any]:
         "name": config["name"],
         "objective": config["objective"],
         "seed": config["seed"],
-        "label": label(config["objective"]),
+        "label": label(config["objective"], config["rollout"]),
         "command": " ".join(sys.argv),
         "started": timestamp(),
         "finished": None,

@@ -52,6 +52,7 @@ AT_LEAST = {
     "rollout.steps": 1,
     "rollout.guidance_scale": 0,
     "rollout.samples": 1,
+    "rollout.images_per_prompt": 1,
     "rollout.inner_epochs": 1,
     "rollout.per_prompt_buffer": 2,
     "rollout.per_prompt_minimum": 2,

@@ -29,6 +29,7 @@ class Rollout:
     eta: float = MISSING
     guidance_scale: float = MISSING
     samples: int = MISSING
+    images_per_prompt: int = MISSING
     inner_epochs: int = MISSING
     timestep_fraction: float = MISSING
     rewards: Any = MISSING  # a list of names, or of mappings with scorer and weight
@@ -126,6 +127,13 @@ def named_reward(entry: Any) -> tuple[Any, float]:
     if isinstance(entry, dict) and "scorer" in entry:
         return entry["scorer"], entry.get("weight", 1.0)
     return entry, 1.0
+
+
+def reward_label(entry: Any) -> str:
+    """`pickscore`, or `2*pickscore`: a reward in one word."""
+    scorer, weight = named_reward(entry)
+    name = scorer if isinstance(scorer, str) else ",".join(str(value) for value in scorer.values())
+    return name if weight == 1 else f"{weight:g}*{name}"
 
 
 def check_rewards(rewards: Any) -> None:
