@@ -77,7 +77,7 @@ def check_rollout(config: Config) -> None:
     if rollout is None:
         raise UserError(
             f"{name} learns from pictures that it draws, and nothing says how: rollout is null. Choose it as a group, "
-            f"objective={name} (in an experiment: override /objective: {name}), which brings conf/rollout/ddim.yaml."
+            f"objective={name} (in an experiment: override /objective: {name}), which brings conf/sampling/ddim.yaml."
         )
     _check_numbers(rollout)
     _check_size(config)

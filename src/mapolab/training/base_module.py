@@ -131,3 +131,16 @@ class BaseModule(LightningModule):
                 f"The checkpoint does not hold the weights that this config trains ({min(differing)} is in only one of "
                 "the two). Restore model.lora, or start a new run with another output_dir."
             )
+        count_passes(checkpoint, self.trainer.accumulate_grad_batches)
+
+
+def count_passes(checkpoint: dict[str, Any], per_step: int) -> None:
+    """Let Lightning's count of forward passes begin at a whole optimizer step of `per_step` passes.
+
+    It goes on from the checkpoint's count and ends a step where that is a multiple of `per_step`. On another number of
+    devices a step has another number of passes, and the first step after the restart would have been cut short.
+    """
+    progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"]
+    shift = checkpoint["global_step"] * per_step - progress["processed"]
+    for stage in progress:
+        progress[stage] += shift
