@@ -34,7 +34,7 @@ OPTIONS = sorted((file.parent.name, file.stem) for file in conf_folder().glob("*
 
 def test_every_file_is_a_command_a_group_or_an_experiment() -> None:
     assert {file.stem for file in conf_folder().glob("*.yaml")} == set(COMMANDS)
-    folders = {*GROUPS, "lora", "experiment", "sweep", "hydra"}
+    folders = {*GROUPS, "lora", "sampling", "experiment", "sweep", "hydra"}
     assert {folder.name for folder in conf_folder().iterdir() if folder.is_dir()} == folders
 
 

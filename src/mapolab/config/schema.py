@@ -9,6 +9,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from mapolab.config.pair_schema import MakePairs, Ranking
+from mapolab.config.rollout import Rollout
 
 
 @dataclass
@@ -169,6 +170,7 @@ class Train:
     evaluation: Evaluation = field(default_factory=Evaluation)
     learning_rates: dict[str, float] | None = MISSING
     objective_betas: dict[str, float | None] | None = MISSING
+    rollout: Rollout | None = MISSING
     logger: dict[str, Any] = MISSING
     tiny_base: dict[str, Any] | None = MISSING
 

@@ -26,7 +26,7 @@ class DenoisingTask:
     prompt_embeds: Tensor  # (N, L, D)
     pooled_prompt_embeds: Tensor  # (N, P)
     add_time_ids: Tensor  # (N, 6)
-    target: Tensor  # (N, C, H, W)
+    target: Tensor | None = None  # (N, C, H, W); None where there is nothing to compare with
 
     def at(self, rows: Tensor) -> "DenoisingTask":
         """The part of these images."""
