@@ -10,8 +10,11 @@ from mapolab.config.compose import compose
 from mapolab.config.instantiate import instantiate
 from mapolab.paths import conf_folder
 
-COMMANDS = ("train", "prepare", "plan", "evaluate", "mismatch", "compare", "export")
+COMMANDS = ("train", "prepare", "plan", "evaluate", "mismatch", "compare", "export", "make-pairs", "iterate")
 NEEDED = {name: ["data.path=p", "model.pretrained=m"] for name in ("base", "blank")}
+NEEDED["personalization"] = [
+    "data.path=p", "data.batch_size=8", "model.lora.token_initial=dog", "evaluation.scorers.0.pictures=p"
+]  # fmt: skip
 NEEDED |= {name: ["data.path=p"] for name in ("parquet_pairs", "folder_pairs", "pick_culture")}
 GROUPS = (
     "model",
@@ -65,6 +68,17 @@ def test_evaluate_and_compare_compose() -> None:
     assert compose("export", ["run=r", "to=t"])["formats"] == "auto"
     assert compose("mismatch", ["pairs=20"])["features"] == "efficientnet_lite0"
     assert compose("plan", ["accelerator=l4"])["efficiency"] == 0.4
+    assert compose("make-pairs", ["recipe=votes", "votes=v", "output_dir=p"])["labels"] == "hard"
+    assert compose("iterate", ["prompts=p", "ranked_by=[style]"])["rounds"] == 3
+
+
+@pytest.mark.parametrize("file", sorted((conf_folder() / "objective").glob("*.yaml")), ids=lambda file: file.stem)
+def test_every_objective_has_its_own_beta_in_personalization(file: Path) -> None:
+    overrides = [f"objective={file.stem}", "experiment=emoji_personalization"]
+    if file.stem == "ddpo":
+        pytest.skip("learns from its own samples, not from pairs")
+    mine, usual = (compose("train", overrides[: 1 + given])["objective"] for given in (True, False))
+    assert mine == usual | ({"beta": 1024} if file.stem == "mapo" else {})
 
 
 def test_a_model_with_adapters_is_the_model_without_them_but_for_the_adapters() -> None:

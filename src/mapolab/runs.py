@@ -134,11 +134,17 @@ def differences(before: Any, now: Any, path: str = "") -> list[str]:
 
 
 def label(objective: dict[str, Any], rollout: dict[str, Any] | None = None) -> str:
-    """A run's name in tables: `mapo beta=8`; with a rollout also what it is rewarded for."""
-    settings = [f"{key}={value:g}" for key, value in objective.items() if key != "name"]
+    """A run's name in tables: `mapo beta=8`; around another objective `sdpo base=dmpo beta=6000 mu=0.6`; with a rollout
+    also what it is rewarded for."""
+    words = [objective["name"]]
+    for key, value in objective.items():
+        if isinstance(value, dict):
+            words.append(f"{key}={label(value)}")
+        elif key != "name":
+            words.append(f"{key}={value:g}")
     if rollout:
-        settings.append(f"reward={'+'.join(map(reward_label, rollout['rewards']))}")
-    return " ".join([objective["name"], *settings])
+        words.append(f"reward={'+'.join(map(reward_label, rollout['rewards']))}")
+    return " ".join(words)
 
 
 def new_manifest(config: dict[str, Any]) -> dict[str, Any]:

@@ -51,6 +51,18 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "prompt dropout": {"data": {"prompt_dropout": 0.5}},
     "min-SNR on a range": {"diffusion": {"timestep_weighting": "min_snr", "timestep_range": [100, 499]}},
     "float64": {"trainer": {"precision": "64-true"}, "model": {"reference_dtype": "float64"}, "objective": DPO},
+    "averaged reference": {"model": {"reference": "ema", "reference_ema_decay": 0.5}, "objective": DPO},
+    "refreshed reference": {
+        "model": {"lora": LORA, "reference": "refreshed", "reference_refresh_every": 2},
+        "objective": DPO,
+    },
+    "inverted noise": {
+        "objective": {"name": "inpo", "beta": 2000.0},
+        "diffusion": {"noise": "ddim_inversion", "inversion_steps": 3, "inversion_noise": 0.1},
+    },
+    "safeguard around dspo": {
+        "objective": {"name": "sdpo", "mu": 0.6, "base": {"name": "dspo", "beta": 2000.0, "strength": 0.5}}
+    },
     "half-precision encoders": {"model": {"encoder_dtype": "float16"}, "data": ON_LINE},
 }
 HAS_COMPILER = shutil.which("g++") or shutil.which("clang++")
@@ -130,6 +142,9 @@ def curve(config: dict[str, Any], settings: dict[str, Any], folder: Path) -> lis
         ("prompt dropout", {}),
         ("min-SNR on a range", {"diffusion": {"timestep_range": [100, 499]}}),
         ("lora with dropout", {"model": {"lora": LORA}}),
+        ("averaged reference", {"objective": DPO}),
+        ("refreshed reference", {"model": {"lora": LORA}, "objective": DPO}),
+        ("inverted noise", {"objective": DPO}),
         ("dora", {"model": {"lora": LORA}, "objective": DPO}),
         ("half-precision encoders", {"data": ON_LINE}),
     ],

@@ -8,18 +8,17 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-import yaml
-
 from mapolab.config import files_named
+from mapolab.config.groups import objective_settings
 from mapolab.config.identity import run_folder
 from mapolab.config.instantiate import LOGGERS, OPTIMIZERS, check_arguments
 from mapolab.config.model_checks import check_compiler, check_model_settings, check_precision
+from mapolab.config.pair_checks import PAIRS_OF_ROUND, check_iterate, check_make_pairs
 from mapolab.config.ranges import check_values
 from mapolab.config.rollout import check_rollout, refuse_rollout
 from mapolab.config.schema import TRAIN_LIKE
 from mapolab.config.suggest import did_you_mean
 from mapolab.errors import UserError
-from mapolab.paths import conf_folder
 
 Config = dict[str, Any]
 
@@ -33,6 +32,10 @@ def check(config: Config, command: str) -> None:
     check_values(dict(_flat(config)))
     if command == "export":
         files_named.check_run_folder(config["run"])
+    if command == "make-pairs":
+        check_make_pairs(config)
+    if command == "iterate":
+        check_iterate(config)
     if command == "evaluate":
         _check_evaluation(config)
     if command == "compare":
@@ -88,7 +91,8 @@ def _check_train(config: Config) -> None:
     _check_objective(config["objective"])
     _check_targets(config)
     files_named.check_model(config["model"])
-    files_named.check_data(config["data"]["path"])
+    if config["data"]["path"] != PAIRS_OF_ROUND:
+        files_named.check_data(config["data"]["path"])
     _check_data(config["data"])
     _check_checkpoints(config)
     _check_validation(config)
@@ -197,24 +201,28 @@ def _check_devices(strategy: Config) -> None:
         )
 
 
-def _check_objective(objective: Config) -> None:
-    """The objective exists, and its settings are those of its file under conf/objective/, of the same kind."""
-    files = {file.stem: file for file in (conf_folder() / "objective").glob("*.yaml")}
+def _check_objective(objective: Config, block: str = "objective") -> None:
+    """The objective exists, and its settings are those of its file under conf/objective/, of the same kind.
+
+    block: its own key; objectives that hold another one are checked with it.
+    """
+    known = objective_settings()
     name = objective.get("name")
-    if name not in files:
-        hint = did_you_mean(str(name), files)
-        raise UserError(f"There is no objective named {name}.{hint} Choose one of {', '.join(sorted(files))}.")
-    defaults = yaml.safe_load(files[name].read_text(encoding="utf-8"))
-    defaults.pop("defaults", None)  # other blocks that it brings
+    if name not in known:
+        hint = did_you_mean(str(name), known)
+        raise UserError(f"There is no objective named {name}.{hint} Choose one of {', '.join(sorted(known))}.")
+    defaults = known[name]
     for key, value in objective.items():
         if key not in defaults:
-            hint = did_you_mean(f"objective.{key}", [f"objective.{known}" for known in defaults])
-            settings = ", ".join(known for known in defaults if known != "name") or "none"
+            hint = did_you_mean(f"{block}.{key}", [f"{block}.{setting}" for setting in defaults])
+            settings = ", ".join(setting for setting in defaults if setting != "name") or "none"
             raise UserError(f"The objective {name} has no setting {key}.{hint} Its settings: {settings}.")
-        if _is_number(defaults[key]) and not _is_number(value):
-            raise UserError(f"objective.{key} is {value!r}; give a number, such as the default {defaults[key]}.")
+        if isinstance(value, dict):
+            _check_objective(value, f"{block}.{key}")
+        elif _is_number(defaults[key]) and not _is_number(value):
+            raise UserError(f"{block}.{key} is {value!r}; give a number, such as the default {defaults[key]}.")
     if absent := defaults.keys() - objective.keys():
-        raise UserError(f"objective.{min(absent)} has no value. Give it one, such as {defaults[min(absent)]}.")
+        raise UserError(f"{block}.{min(absent)} has no value. Give it one, such as {defaults[min(absent)]}.")
 
 
 def _is_number(value: Any) -> bool:

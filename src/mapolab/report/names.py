@@ -12,6 +12,13 @@ METHOD_NAMES = {
     "diffusion_kto": "Diffusion-KTO",
     "orpo": "Diffusion-ORPO",
     "ddpo": "DDPO",
+    "cdpo": "Conservative DPO",
+    "ipo": "IPO",
+    "dmpo": "DMPO",
+    "dspo": "DSPO",
+    "sdpo": "SDPO",
+    "inpo": "InPO",
+    "smpo": "SmPO",
 }
 
 

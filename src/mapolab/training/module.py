@@ -10,14 +10,14 @@ from torch import Tensor
 
 from mapolab.data.datasets import Batch, encode_batch
 from mapolab.diffusion.conditioning import drop_prompts, dropped
-from mapolab.diffusion.errors import DenoisingTask, denoising_task, per_sample_errors, predict
+from mapolab.diffusion.errors import DenoisingTask, denoising_task, pair_errors, predict
+from mapolab.diffusion.inversion import Inversion
 from mapolab.diffusion.timesteps import Timesteps
 from mapolab.models.encoder import Encoder
 from mapolab.models.lora import adapters_off
 from mapolab.models.prompts import encode_prompts
 from mapolab.models.reference import Reference
 from mapolab.models.trained import TrainedModel
-from mapolab.objectives import PairErrors
 from mapolab.streams import Stream, torch_seed
 from mapolab.training.base_module import BaseModule
 
@@ -25,9 +25,9 @@ from mapolab.training.base_module import BaseModule
 class AlignmentModule(BaseModule):
     """Trains a model with an objective.
 
-    reference: for objectives that need one. encoder: for batches that are not encoded yet; sample_posterior says how.
-    prompt_dropout: the share of prompts left out, then replaced by empty_prompt (None: zeros). optimizer, schedule:
-    blocks of the config.
+    inversion: how each image's noise is found; None: it is drawn. reference: for objectives that need one. encoder: for
+    batches that are not encoded yet; sample_posterior says how. prompt_dropout: the share of prompts left out, then
+    replaced by empty_prompt (None: zeros). optimizer, schedule: blocks of the config.
     """
 
     def __init__(
@@ -39,6 +39,7 @@ class AlignmentModule(BaseModule):
         optimizer: dict[str, Any],
         schedule: dict[str, Any],
         timesteps: Timesteps | None = None,
+        inversion: Inversion | None = None,
         reference: Reference | None = None,
         encoder: Encoder | None = None,
         sample_posterior: bool = False,
@@ -46,6 +47,7 @@ class AlignmentModule(BaseModule):
         empty_prompt: tuple[Tensor, Tensor] | None = None,
     ):
         super().__init__(model, scheduler, objective, seed, optimizer, schedule, reference, encoder)
+        self.inversion = inversion
         self.timesteps = timesteps or Timesteps(0, scheduler.config.num_train_timesteps - 1)
         self.sample_posterior = sample_posterior
         self.prompt_dropout, self.empty_prompt = prompt_dropout, empty_prompt
@@ -53,8 +55,8 @@ class AlignmentModule(BaseModule):
     def on_fit_start(self) -> None:
         """Also let an objective with a batch statistic see all ranks."""
         super().on_fit_start()
-        if self.trainer.world_size > 1 and hasattr(self.objective, "mean_over_ranks"):
-            self.objective = replace(self.objective, mean_over_ranks=self.trainer.strategy.reduce)
+        if self.trainer.world_size > 1:
+            self.objective = self.objective.over_ranks(self.trainer.strategy.reduce)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The objective's loss of one forward pass, a scalar."""
@@ -85,25 +87,28 @@ class AlignmentModule(BaseModule):
             batch = encode_batch(batch, self.encoder, self.seed, self.sample_posterior)
         batch = self._in_training_precision(batch)
         with self._adapter_dropout(batch["positions"]):
-            errors, task = self._errors(batch, captions)
-        reference_errors = self._reference_errors(batch, task, captions) if self.reference is not None else None
-        with_rejected = "rejected_latents" in batch
+            task = self._task(self._with_prompts(batch, captions))
+            if self.inversion is not None:
+                task = self.inversion(task, self.unet, self.scheduler, self.seed, batch["positions"])
+            prediction = predict(self.unet, task)
+        reference = self._reference_prediction(batch, task, captions) if self.reference is not None else None
         weights = batch["weights"]
         if self.timesteps.weighting != "none":
             weights = weights * self.timesteps.weights(self.scheduler, task.timesteps[: len(weights)])
-        return self.objective(pair_errors(errors, reference_errors, with_rejected, batch["labels"], weights))
+        sides, products = "rejected_latents" in batch, self.objective.needs_products
+        return self.objective(
+            pair_errors(prediction, task.target, reference, sides, products, batch["labels"], weights)
+        )
 
-    def _errors(self, batch: Batch, captions: list[str] | None) -> tuple[Tensor, DenoisingTask]:
-        task = self._task(self._with_prompts(batch, captions))
-        return per_sample_errors(predict(self.unet, task), task.target), task
-
-    def _reference_errors(self, batch: Batch, task: DenoisingTask, captions: list[str] | None) -> Tensor:
+    def _reference_prediction(self, batch: Batch, task: DenoisingTask, captions: list[str] | None) -> Tensor:
         """The reference reads prompts through the text encoders as they were, too."""
         text = self.model.text
         if text is not None:
             with torch.no_grad(), adapters_off(*text.models):
-                task = self._task(self._with_prompts(batch, captions))
-        return per_sample_errors(self.reference.predict(task), task.target)
+                read = self._task(self._with_prompts(batch, captions))
+            prompts = {"prompt_embeds": read.prompt_embeds, "pooled_prompt_embeds": read.pooled_prompt_embeds}
+            task = replace(task, **prompts)
+        return self.reference.predict(task)
 
     def _task(self, batch: Batch) -> DenoisingTask:
         drawn_from = self.timesteps.first, self.timesteps.last
@@ -135,16 +140,3 @@ class AlignmentModule(BaseModule):
         if not self.model.has_dropout:
             return contextlib.nullcontext()
         return torch_seed(self.seed, Stream.LORA_DROPOUT, positions[0])
-
-
-def pair_errors(
-    errors: Tensor,
-    reference: Tensor | None,
-    with_rejected: bool,
-    labels: Tensor | None = None,
-    weights: Tensor | None = None,
-) -> PairErrors:
-    """Split the (N,) errors of a forward pass into chosen and rejected, (B,) each, beside (B,) labels and weights."""
-    chosen, rejected = errors.chunk(2) if with_rejected else (errors, None)
-    split = reference.chunk(2) if reference is not None and with_rejected else (reference, None)
-    return PairErrors(chosen, rejected, *split, labels, weights)

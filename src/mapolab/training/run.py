@@ -18,7 +18,9 @@ from mapolab.data.records import Source
 from mapolab.diffusion.timesteps import Timesteps
 from mapolab.errors import Interrupted, RunError, UserError
 from mapolab.job_record import RECORD
+from mapolab.models.learned_token import check_token, learned_token
 from mapolab.models.lora import check_targets
+from mapolab.models.reference import MovingCopy
 from mapolab.models.saved import folder_name, write_weights
 from mapolab.models.sdxl import SDXL
 from mapolab.runs import RunFolder, label, timestamp
@@ -26,8 +28,8 @@ from mapolab.training.base_module import BaseModule
 from mapolab.training.build import build_module, reference_kind
 from mapolab.training.cluster import SameStep
 from mapolab.training.cpu import tune_cpu
-from mapolab.training.data import build_datamodule, check_held_out, held_out_config, open_data
-from mapolab.training.ema import ExponentialMovingAverage
+from mapolab.training.data import build_datamodule, check_captions, check_held_out, held_out_config, open_data
+from mapolab.training.ema import ExponentialMovingAverage, ReferenceFollows
 from mapolab.training.folders import FolderWriter
 from mapolab.training.metrics import MetricsFile, StepMetrics, summary
 from mapolab.training.online.build import build_online, check_drawing
@@ -157,8 +159,11 @@ def prepare(config: dict[str, Any]) -> Parts:
     note = check_held_out(config, source)
     sdxl = SDXL.from_config(config["model"], config["diffusion"])
     Timesteps.from_config(config["diffusion"], sdxl.load_scheduler().config.num_train_timesteps)
-    if config["model"]["lora"]:
-        check_targets(config["model"]["lora"], sdxl.parts.config("unet"))
+    if lora := config["model"]["lora"]:
+        check_targets(lora, sdxl.parts.config("unet"))
+        if token := learned_token(lora):
+            check_token(token, lora["token_initial"], sdxl.load_tokenizers())
+            check_captions(config, source, token)
     if draws_itself:
         check_drawing(config, sdxl)
     return Parts(objective, source, sdxl, (note,) if note else ())
@@ -172,6 +177,7 @@ def _fit(config: dict[str, Any], parts: Parts, path: Path, stop: StopRequest, re
     checkpoints = CheckpointFolder(path / "checkpoints")
     metrics = StepMetrics(None if rank_zero_only.rank else MetricsFile(path / "metrics.csv"), settings["log_every"])
     ema = ExponentialMovingAverage(settings["ema_decay"], settings["ema_on_cpu"]) if settings["ema_decay"] else None
+    follows = ReferenceFollows(module.reference) if isinstance(module.reference, MovingCopy) else None
     shown = "off" if rank_zero_only.rank else settings["progress"]
     display = progress_callbacks(shown, metrics, label(config["objective"], config["rollout"]), settings["log_every"])
     validation = _validation(config, parts, path)
@@ -182,7 +188,7 @@ def _fit(config: dict[str, Any], parts: Parts, path: Path, stop: StopRequest, re
     broken.check_files()
     callbacks = [
         callback
-        for callback in (SameStep(), ema, metrics, *display, broken, validation, saving)
+        for callback in (SameStep(), ema, follows, metrics, *display, broken, validation, saving)
         if callback is not None
     ]
     resumed = checkpoints.newest_sound(set_aside=not rank_zero_only.rank)

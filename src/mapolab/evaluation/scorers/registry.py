@@ -24,6 +24,8 @@ SCORERS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "concept": (f"{HERE}.emoji", "ConceptScorer", {}),
     "background": (f"{HERE}.emoji", "BackgroundScorer", {}),
     "pixel_distance": (f"{HERE}.emoji", "PixelDistanceScorer", {}),
+    "appeal": (f"{HERE}.emoji", "AppealScorer", {}),
+    "avoids": (f"{HERE}.emoji", "AvoidsScorer", {}),
     "pickscore": (f"{HERE}.pickscore", "PickScore", {}),
     "hps_v2.1": (f"{HERE}.hps", "HPS", {"version": "v2.1"}),
     "hps_v2.0": (f"{HERE}.hps", "HPS", {"version": "v2.0"}),
@@ -31,6 +33,7 @@ SCORERS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "clip_score": (f"{HERE}.clip_score", "CLIPScore", {}),
     "image_reward": (f"{HERE}.image_reward", "ImageReward", {}),
     "nsfw": (f"{HERE}.nsfw", "NSFW", {}),
+    "subject": (f"{HERE}.subject", "SubjectScorer", {}),
     "jpeg_size": (f"{HERE}.jpeg_size", "JPEGSize", {}),
 }
 
