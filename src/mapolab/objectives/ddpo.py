@@ -62,6 +62,4 @@ class DDPO(Method):
         # (B,) against (B, 1) would broadcast to a loss over all B x B combinations without a word.
         if log_probs.ndim != 1 or any(item.shape != log_probs.shape for item in given):
             found = ", ".join(str(tuple(item.shape)) for item in (log_probs, *given))
-            raise UserError(
-                f"DDPO got tensors of shapes {found}; give one number per step, all of one shape (B,)."
-            )
+            raise UserError(f"DDPO got tensors of shapes {found}; give one number per step, all of one shape (B,).")

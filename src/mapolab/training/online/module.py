@@ -104,7 +104,7 @@ class PolicyModule(BaseModule):
             kl = step_kl(mean, expected, std)
         advantages = self.rollout.advantages(positions).to(self.device, old.dtype)
         result = self.objective(log_prob(following, mean, std), old, advantages, kl)
-        result.logs |= self.rollout.logs()
+        result.logs |= self.rollout.logs
         self.note(batch_idx, positions, result)
         return result.loss
 

@@ -52,11 +52,15 @@ class Share:
 
 
 class Rollout:
-    """A round that is drawn. number: the round's. about: the content of its manifest."""
+    """A round that is drawn. number: the round's. about: the content of its manifest.
+
+    logs: mean and standard deviation of the rewards, and the mean of each score; scalars, the same all round long.
+    """
 
     def __init__(self, number: int, folder: Path, about: dict[str, Any]):
         self.number, self.about = number, about
         self.first = about["first"]
+        self.logs = _means(about)
         self.rows: dict[int, tuple[Any, int]] = {}  # position -> its file, opened, and the row in it
         for name in about["files"]:
             opened = safe_open(folder / name, "pt")
@@ -84,14 +88,6 @@ class Rollout:
             log_probs.append(opened.get_slice("log_probs")[row, step])
         latents, following = torch.stack(pairs).unbind(1)
         return latents, following, torch.stack(log_probs)
-
-    def logs(self) -> dict[str, Tensor]:
-        """Mean and standard deviation of the rewards, and the mean of each score; scalars, the same all round long."""
-        rewards = torch.tensor(self.about["rewards"], dtype=torch.float64)
-        found = {"reward": rewards.mean(), "reward_std": rewards.std(correction=0)}
-        for name, scores in self.about["scores"].items():
-            found[f"reward/{name}"] = torch.tensor(scores, dtype=torch.float64).mean()
-        return found
 
 
 class RolloutFolder:
@@ -126,3 +122,9 @@ class RolloutFolder:
         for folder in self.path.glob("round-*"):
             if int(folder.name.removeprefix("round-")) not in numbers:
                 discard(folder)
+
+
+def _means(about: dict[str, Any]) -> dict[str, Tensor]:
+    rewards = torch.tensor(about["rewards"], dtype=torch.float64)
+    scores = {f"reward/{name}": torch.tensor(values).double().mean() for name, values in about["scores"].items()}
+    return {"reward": rewards.mean(), "reward_std": rewards.std(correction=0), **scores}
