@@ -20,13 +20,13 @@ from mapolab.objectives import PairErrors
 class DenoisingTask:
     """The input of one UNet forward pass and what it should predict."""
 
-    latents: Tensor  # (N, C, H, W), the images without noise
     noisy_latents: Tensor  # (N, C, H, W)
     timesteps: Tensor  # (N,)
     prompt_embeds: Tensor  # (N, L, D)
     pooled_prompt_embeds: Tensor  # (N, P)
     add_time_ids: Tensor  # (N, 6)
     target: Tensor | None = None  # (N, C, H, W); None where there is nothing to compare with
+    latents: Tensor | None = None  # (N, C, H, W), the images without noise, where there are any
 
     def at(self, rows: Tensor) -> "DenoisingTask":
         """The part of these images."""

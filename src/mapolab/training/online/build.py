@@ -34,7 +34,7 @@ def build_online(
     trained = load_trained(sdxl, model, seed, config["trainer"]["precision"] == "64-true")
     reference = None
     if objective.needs_reference:
-        reference = build_reference(reference_kind(config), trained.unet, DTYPES[model["reference_dtype"]])
+        reference = build_reference(reference_kind(config), trained.unet, DTYPES[model["reference_dtype"]], model)
     if model["compile"]:
         trained.unet.compile_repeated_blocks()
     module = PolicyModule(
