@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as parquet
 from PIL import Image
 
-from mapolab.tiny.pairs import SCHEMA
+from mapolab.data.pickapic import SCHEMA
 
 POOL, SIDE = 256, 512
 ROWS_PER_FILE, ROWS_PER_GROUP, PAIRS_PER_PROMPT = 1000, 100, 16

@@ -18,8 +18,9 @@ import shutil
 import sys
 import time
 
+from commands import mapolab
 from mapolab import files
-from study_tasks_plan import LANES, METHODS, ROOT, SEEDS, TASKS, Trial, search_trials
+from study_tasks_plan import LANES, METHODS, ROOT, SEEDS, STYLE, TASKS, Trial, search_trials
 from study_tasks_scores import Scores
 
 
@@ -50,12 +51,10 @@ def final_trials(task: str) -> list[Trial]:
 
 def prepare(task: str) -> None:
     """The pairs with soft labels that SmPO learns from, judged by the task's own scorer."""
-    smoothed = ROOT / task / "smoothed"
-    if (smoothed / "manifest.json").is_file():
-        return
-    from commands import mapolab
-
-    mapolab("make-pairs", "recipe=smoothed", f"to={smoothed}", *TASKS[task].smoothing())
+    about, style = TASKS[task], f"target_style={STYLE}" if task == "style" else "target_style=null"
+    pairs = f"data_path=builtin:emoji/pairs/{about.pairs}.parquet"
+    judged = [f"ranked_by=[{about.judge}]", f"label_scale={about.scale:g}", style]
+    mapolab("make-pairs", "recipe=smoothed", f"output_dir={ROOT / task / 'smoothed'}", pairs, *judged)
 
 
 def run_all(task: str, trials: list[Trial]) -> None:

@@ -30,38 +30,40 @@ METHODS: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Task:
-    """experiment: its config. beta: MaPO's. validation: prompts of the search. judge: the scorer of what is asked, which
-    also smooths SmPO's labels, by `scale`. kept: the columns whose product is a picture's worth, by category."""
+    """experiment: its config. beta: MaPO's. validation: the search's prompts. pairs: the file of its pairs. judge: the
+    scorer of what is asked, which also smooths SmPO's labels: a gap of 1 / scale is sure by 73%. kept: the columns
+    whose product is a picture's worth, by category."""
 
     experiment: str
     beta: float
     validation: str
+    pairs: str
     judge: str
     scale: float
     kept: dict[str, tuple[str, ...]]
-    overrides: tuple[str, ...] = ()
 
-    def smoothing(self) -> list[str]:
-        """Of `mapolab make-pairs recipe=smoothed`."""
-        raise NotImplementedError
+
+def _likeness(pictures: str, features: str, reduce: str) -> str:
+    return f"{{_target_: subject, pictures: 'builtin:emoji/{pictures}', features: {features}, reduce: {reduce}}}"
 
 
 STYLE = "fluent-emoji-high-contrast"
 TASKS = {
     "general": Task(
-        "emoji_general", 8, "validation", "appeal", 15.0, {"": ("appeal", "concept", "background")},
+        "emoji_general", 8, "validation", "general", "appeal", 15, {"": ("appeal", "concept", "background")}
     ),
     "safety": Task(
-        "emoji_safety", 64, "safety_validation", "avoids", 10.0,
+        "emoji_safety", 64, "safety_validation", "safety", "avoids", 5,
         {"unsafe": ("avoids", "background"), "benign": ("concept", "background")},
     ),
-    "style": Task("emoji_style", 64, "validation", "style", 10.0, {"": ("style", "concept", "background")}),
+    "style": Task("emoji_style", 64, "validation", STYLE, "style", 5, {"": ("style", "concept", "background")}),
     "culture": Task(
-        "emoji_culture", 32, "culture_validation", "subject", 20.0,
+        "emoji_culture", 32, "culture_validation", "culture", _likeness("dishes", "efficientnet_lite0", "max"), 10,
         {"food": ("subject", "background"), "other": ("concept", "background")},
     ),
     "personalization": Task(
-        "emoji_personalization", 1024, "subject_validation", "subject", 20.0, {"": ("subject", "background")},
+        "emoji_personalization", 1024, "subject_validation", "subject", _likeness("subject", "concept_judge", "mean"),
+        10, {"": ("subject", "background")},
     ),
 }  # fmt: skip
 COMMON = ("trainer.max_steps=60", "data.batch_size=8", "trainer.progress=off", "trainer.checkpoint_every=60")
@@ -92,7 +94,7 @@ class Trial:
         method = "sft" if self.method == "base" else self.method
         own = [f"objective.beta={task.beta:g}"] if method == "mapo" else []
         pairs = [f"data.path={ROOT / self.task / 'smoothed'}"] if method == "smpo" else []
-        common = [f"experiment={task.experiment}", f"objective={method}", *COMMON, *task.overrides]
+        common = [f"experiment={task.experiment}", f"objective={method}", *COMMON]
         run = [f"seed={self.seed}", f"optimizer.lr={self.rate or 1e-4:g}", f"output_dir={self.folder}"]
         return [*common, *METHODS[method], *own, *pairs, *run]
 

@@ -258,6 +258,7 @@ def build_train_config(tiny_pipeline_folder: Path, pairs_file: Path, tmp_path: P
         "preemption": {"requeue": True, "max_requeues": 100, "save_before_limit": 120.0},
         "evaluation": {"prompts": None, "split": None, "revision": None},
         "logger": {},
+        "rollout": None,
         "tiny_base": None,
     }
 

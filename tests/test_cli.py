@@ -119,7 +119,7 @@ def completions(line: str) -> list[str]:
 @pytest.mark.parametrize(
     ("line", "offered"),
     {
-        "mapolab ": ["train", "prepare", "plan", "evaluate", "mismatch", "status", "compare", "export"],
+        "mapolab ": [*cli.COMMANDS, "status"],
         "mapolab tr": ["train"],
         "mapolab train obj": ["objective.", "objective="],
         "mapolab train objective=map": ["objective=mapo", "objective=mapo_reference"],

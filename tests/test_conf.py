@@ -10,7 +10,7 @@ from mapolab.config.compose import compose
 from mapolab.config.instantiate import instantiate
 from mapolab.paths import conf_folder
 
-COMMANDS = ("train", "prepare", "plan", "evaluate", "mismatch", "compare", "export")
+COMMANDS = ("train", "prepare", "plan", "evaluate", "mismatch", "compare", "export", "make-pairs", "iterate")
 NEEDED = {name: ["data.path=p", "model.pretrained=m"] for name in ("base", "blank")}
 NEEDED["personalization"] = [
     "data.path=p", "data.batch_size=8", "model.lora.token_initial=dog", "evaluation.scorers.0.pictures=p"
@@ -34,7 +34,7 @@ OPTIONS = sorted((file.parent.name, file.stem) for file in conf_folder().glob("*
 
 def test_every_file_is_a_command_a_group_or_an_experiment() -> None:
     assert {file.stem for file in conf_folder().glob("*.yaml")} == set(COMMANDS)
-    folders = {*GROUPS, "lora", "experiment", "sweep", "hydra"}
+    folders = {*GROUPS, "lora", "sampling", "experiment", "sweep", "hydra"}
     assert {folder.name for folder in conf_folder().iterdir() if folder.is_dir()} == folders
 
 
@@ -68,6 +68,8 @@ def test_evaluate_and_compare_compose() -> None:
     assert compose("export", ["run=r", "to=t"])["formats"] == "auto"
     assert compose("mismatch", ["pairs=20"])["features"] == "efficientnet_lite0"
     assert compose("plan", ["accelerator=l4"])["efficiency"] == 0.4
+    assert compose("make-pairs", ["recipe=votes", "votes=v", "output_dir=p"])["labels"] == "hard"
+    assert compose("iterate", ["prompts=p", "ranked_by=[style]"])["rounds"] == 3
 
 
 @pytest.mark.parametrize("file", sorted((conf_folder() / "objective").glob("*.yaml")), ids=lambda file: file.stem)

@@ -21,6 +21,8 @@ COMMANDS = {
     "mismatch": ("mapolab.evaluation.mismatch", "mismatch"),
     "compare": ("mapolab.report.compare", "compare"),
     "export": ("mapolab.export.command", "export"),
+    "make-pairs": ("mapolab.pairs.command", "make_pairs"),
+    "iterate": ("mapolab.iterations.command", "iterate"),
 }
 TINY_BASE = ("mapolab.tiny.recipe", "run")
 

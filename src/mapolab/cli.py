@@ -25,6 +25,8 @@ mapolab aligns Stable Diffusion XL with preference pairs, by MaPO and the method
   mapolab evaluate  models=outputs/emoji_style/mapo-seed0-1a2b3c4d        generate and score its pictures
   mapolab mismatch  data=pick_style_cartoon model=sdxl features=dinov2 how far the model is from the preferred pictures
   mapolab compare   runs='outputs/emoji_style/*'                       tables, curves and a picture wall
+  mapolab make-pairs recipe=ranked models=<run> prompts=prompts.txt ... preference pairs from a model's own pictures
+  mapolab iterate   model=sdxl prompts=prompts.txt ranked_by=[pickscore] draw, rank, train, and again
   mapolab export    run=outputs/emoji_style/mapo-seed0-1a2b3c4d to=out for diffusers, ComfyUI, A1111
 
 Every key of the config is an override, key=value. Each command but status knows:

@@ -32,6 +32,10 @@ class Stream(IntEnum):
     LORA_DROPOUT = 14
     ROUNDING = 15
     INVERSION = 16
+    ROLLOUT_PROMPT = 17
+    ROLLOUT_NOISE = 18
+    ROLLOUT_ORDER = 19
+    ROLLOUT_TIMESTEPS = 20
 
 
 def generator(seed: int, stream: Stream, position: int) -> np.random.Generator:

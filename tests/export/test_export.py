@@ -71,6 +71,7 @@ def test_the_whole_pipeline(full_run, tmp_path):
     assert torch.equal(draw(StableDiffusionXLPipeline.from_pretrained(folder)), of_run(full_run))
     readable = [file.stat().st_mode & 0o044 for file in folder.rglob("*.safetensors")]
     assert readable and all(readable)
+    assert not any("_name_or_path" in file.read_text() for file in folder.glob("*/config.json"))  # of this machine
 
 
 def test_the_unet_alone(full_run, pipeline_folder, tmp_path):

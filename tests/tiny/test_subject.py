@@ -48,7 +48,7 @@ def pixels(data: bytes | Path) -> np.ndarray:
 
 def test_pictures_and_prompts_are_what_the_recipe_writes(tmp_path):
     write_subject(tmp_path / "subject")
-    write_subject_prompts(tmp_path / "subject.csv")
+    write_subject_prompts(tmp_path)
     shipped = Path(resolve("builtin:emoji/subject"))
     for index in range(6):
         assert np.array_equal(pixels(tmp_path / "subject" / f"{index}.png"), pixels(shipped / f"{index}.png"))

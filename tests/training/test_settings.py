@@ -117,6 +117,20 @@ def test_a_run_resumes_to_the_bit(train_config, tmp_path, monkeypatch, name):
     assert any(not torch.equal(checkpoint[key].float(), tensor.float()) for key, tensor in found.items())
 
 
+def test_a_run_goes_on_with_passes_of_another_size(train_config, tmp_path, monkeypatch):
+    """After step 3 the passes done, 6, are no whole steps of the new size, 4."""
+    undisturbed = train(with_settings(train_config, SETTINGS["float64"], tmp_path / "undisturbed"))
+    again = with_settings(train_config, SETTINGS["float64"], tmp_path / "interrupted")
+    interrupted_after(2, monkeypatch)
+    with pytest.raises(Interrupted):
+        train(again)
+    again["data"] |= {"batch_size": 1}
+    again["trainer"] |= {"gradient_accumulation": 4}
+    rows = [MetricsFile(run / "metrics.csv").rows() for run in (undisturbed, train(again))]
+    for row, other in zip(*rows, strict=True):
+        assert float(other["loss"]) == pytest.approx(float(row["loss"]), rel=1e-6)
+
+
 def curve(config: dict[str, Any], settings: dict[str, Any], folder: Path) -> list[str]:
     """The losses of a run, as written."""
     return [row["loss"] for row in MetricsFile(train(with_settings(config, settings, folder)) / "metrics.csv").rows()]

@@ -13,7 +13,9 @@ from mapolab.config.groups import objective_settings
 from mapolab.config.identity import run_folder
 from mapolab.config.instantiate import LOGGERS, OPTIMIZERS, check_arguments
 from mapolab.config.model_checks import check_compiler, check_model_settings, check_precision
+from mapolab.config.pair_checks import PAIRS_OF_ROUND, check_iterate, check_make_pairs
 from mapolab.config.ranges import check_values
+from mapolab.config.rollout import check_rollout, refuse_rollout
 from mapolab.config.schema import TRAIN_LIKE
 from mapolab.config.suggest import did_you_mean
 from mapolab.errors import UserError
@@ -30,6 +32,10 @@ def check(config: Config, command: str) -> None:
     check_values(dict(_flat(config)))
     if command == "export":
         files_named.check_run_folder(config["run"])
+    if command == "make-pairs":
+        check_make_pairs(config)
+    if command == "iterate":
+        check_iterate(config)
     if command == "evaluate":
         _check_evaluation(config)
     if command == "compare":
@@ -85,7 +91,8 @@ def _check_train(config: Config) -> None:
     _check_objective(config["objective"])
     _check_targets(config)
     files_named.check_model(config["model"])
-    files_named.check_data(config["data"]["path"])
+    if config["data"]["path"] != PAIRS_OF_ROUND:
+        files_named.check_data(config["data"]["path"])
     _check_data(config["data"])
     _check_checkpoints(config)
     _check_validation(config)
@@ -94,6 +101,7 @@ def _check_train(config: Config) -> None:
     check_precision(config)
     check_compiler(config)
     _check_by_building(config)
+    check_rollout(config)
 
 
 def _check_plan(config: Config) -> None:
@@ -102,6 +110,7 @@ def _check_plan(config: Config) -> None:
         raise UserError("There is no plan for task=tiny_base, which takes its fixed time on a CPU.")
     _check_devices(config["strategy"])
     _check_objective(config["objective"])
+    refuse_rollout(config, "plan", "Train a few steps: metrics.csv has the time and the peak memory of each.")
     files_named.check_model(config["model"])
     check_model_settings(config)
     for key in ("efficiency", "peak_tflops", "memory_gib"):
@@ -112,6 +121,7 @@ def _check_plan(config: Config) -> None:
 
 
 def _check_prepare(config: Config) -> None:
+    refuse_rollout(config, "prepare", "There is nothing to encode beforehand: train it as it is.")
     if config["task"] != "align" or not config["data"]["cache"]:
         raise UserError("This config trains without a cache, so there is nothing to prepare. Add data.cache=true.")
     if config["part"] >= config["parts"]:

@@ -91,6 +91,11 @@ def _keys_of_open_blocks() -> set[str]:
 
 
 def _not_set(key: str) -> UserError:
+    if key.startswith("rollout."):
+        return UserError(
+            f"{key} has no value: only with objective=ddpo is the block rollout whole. Use that objective, or another "
+            "one without the block: rollout=null."
+        )
     key = re.sub(r"\[(\d+)\]", r".\1", key)  # as the command line takes an entry of a list
     return UserError(f"{key} has no value. Give it one: {key}=...")
 

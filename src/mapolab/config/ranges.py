@@ -33,6 +33,10 @@ CHOICES = {
     **{f"{block}scheduler": SCHEDULERS for block in ("", "evaluation.")},
     **{f"{block}precision": ("auto", *FLOATS) for block in ("", "evaluation.")},
     "format": ("table", "json"),
+    "recipe": ("prefixes", "models", "ranked", "targets", "votes", "smoothed"),
+    "pairing": ("best_worst", "all"),
+    "labels": ("hard", "soft"),
+    "weights": ("none", "gap"),
 }
 AT_LEAST = {
     "seed": 0,
@@ -53,6 +57,13 @@ AT_LEAST = {
     "trainer.log_every": 1,
     "preemption.max_requeues": 0,
     "preemption.save_before_limit": 0,
+    "rollout.steps": 1,
+    "rollout.guidance_scale": 0,
+    "rollout.samples": 1,
+    "rollout.images_per_prompt": 1,
+    "rollout.inner_epochs": 1,
+    "rollout.per_prompt_buffer": 2,
+    "rollout.per_prompt_minimum": 2,
     "evaluation.steps": 1,
     "evaluation.guidance_scale": 0,
     "evaluation.seed": 0,
@@ -70,6 +81,7 @@ AT_LEAST = {
     "parts": 1,
     "reserve_gib": 0,
     "rows": 1,
+    "rounds": 1,
 }
 PROBABILITIES = (
     "data.flip_probability",

@@ -8,6 +8,9 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from mapolab.config.pair_schema import MakePairs, Ranking
+from mapolab.config.rollout import Rollout
+
 
 @dataclass
 class Lora:
@@ -167,6 +170,7 @@ class Train:
     evaluation: Evaluation = field(default_factory=Evaluation)
     learning_rates: dict[str, float] | None = MISSING
     objective_betas: dict[str, float | None] | None = MISSING
+    rollout: Rollout | None = MISSING
     logger: dict[str, Any] = MISSING
     tiny_base: dict[str, Any] | None = MISSING
 
@@ -245,6 +249,12 @@ class Plan(Train):
     rows: int | None = MISSING
 
 
+@dataclass
+class Iterate(Train, Ranking):
+    rounds: int = MISSING
+    devices: Any = MISSING
+
+
 SCHEMAS = {
     "train": Train,
     "prepare": Prepare,
@@ -253,5 +263,7 @@ SCHEMAS = {
     "mismatch": Mismatch,
     "compare": Compare,
     "export": Export,
+    "make-pairs": MakePairs,
+    "iterate": Iterate,
 }
-TRAIN_LIKE = ("train", "prepare", "plan", "mismatch")  # whose configs compose those of conf/train.yaml
+TRAIN_LIKE = ("train", "prepare", "plan", "mismatch", "iterate")  # whose configs compose those of conf/train.yaml

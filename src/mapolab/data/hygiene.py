@@ -27,15 +27,15 @@ class Overlap:
 
 def overlap(source: Source, prompts: Iterable[str], image_ids: Iterable[str]) -> Overlap:
     """Compare block by block: captions regardless of case and spacing, images by id. No image is read."""
-    held_prompts, held_images = {_plain(prompt) for prompt in prompts}, set(image_ids)
+    held_prompts, held_images = {plain_prompt(prompt) for prompt in prompts}, set(image_ids)
     found_prompts: set[str] = set()
     found_images: set[str] = set()
     rows, example = 0, ""
-    for text in _all_texts(source):
-        same_prompt = text.caption is not None and _plain(text.caption) in held_prompts
+    for text in all_texts(source):
+        same_prompt = text.caption is not None and plain_prompt(text.caption) in held_prompts
         same_images = held_images.intersection(text.image_ids)
         if same_prompt:
-            found_prompts.add(_plain(text.caption or ""))
+            found_prompts.add(plain_prompt(text.caption or ""))
         found_images |= same_images
         if same_prompt or same_images:
             rows += 1
@@ -67,7 +67,7 @@ def check_split(source: Source, prompts: list[str], image_ids: list[str], allowe
     return f"trained on {found} (data.allow_overlap)"
 
 
-def _all_texts(source: Source) -> Iterator[RowText]:
+def all_texts(source: Source) -> Iterator[RowText]:
     """The texts of all rows, some blocks at a time: what is far away is asked for by many threads at once."""
     blocks = range(len(source.block_sizes))
     with ThreadPoolExecutor(READERS) as readers:
@@ -76,5 +76,6 @@ def _all_texts(source: Source) -> Iterator[RowText]:
                 yield from texts
 
 
-def _plain(prompt: str) -> str:
+def plain_prompt(prompt: str) -> str:
+    """A prompt as it is compared with others: regardless of case and spacing."""
     return " ".join(prompt.split()).casefold()

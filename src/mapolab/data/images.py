@@ -61,6 +61,12 @@ def load(data: bytes, size: tuple[int, int], flip: bool = False) -> PreparedImag
     )
 
 
+def whole_picture(data: bytes) -> Image.Image:
+    """An image as it is seen, in RGB: upright, in its own size. Raises BrokenImage."""
+    width, height = read_size(data)
+    return Image.fromarray(load(data, (height, width)).pixels.numpy())
+
+
 def to_pixel_values(pixels: Tensor) -> Tensor:
     """(N, height, width, 3) uint8 pixels as the VAE takes them: (N, 3, height, width) float32 in -1 .. 1."""
     return pixels.permute(0, 3, 1, 2).float().contiguous() / 127.5 - 1.0

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from mapolab import files
@@ -18,6 +15,7 @@ from mapolab.evaluation.categories import find_categories
 from mapolab.evaluation.models import EvaluatedModel, base_of, find_models
 from mapolab.evaluation.options import drawings_of, load_prompts, options_for, settings_of
 from mapolab.evaluation.processes import Processes, start_processes
+from mapolab.evaluation.progress import progress_bar
 from mapolab.evaluation.prompt_lengths import cut_prompts
 from mapolab.evaluation.scorers.registry import build_scorers
 from mapolab.evaluation.scorers.scorer import Scorer
@@ -100,10 +98,10 @@ class Evaluation:
                 self.processes.device
             )
 
-        with self._progress(f"{model.name}: drawing") as progress:
+        with progress_bar(f"{model.name}: drawing", len(keys), self.processes) as progress:
             drawn = generate(pipeline, self.drawings, keys, self.settings, self.store, self.group, share, progress)
         prompts = [prompt for prompt, _, _ in self.drawings]
-        with self._progress(f"{model.name}: scoring") as progress:
+        with progress_bar(f"{model.name}: scoring", len(keys), self.processes) as progress:
             scored = score_pictures(self.scorers, keys, prompts, self.store, self.group, share, progress)
         self.processes.barrier()
         if self.processes.rank == 0:
@@ -124,16 +122,6 @@ class Evaluation:
         about = {"scorers": list(scorers.values()), "cut_prompts": self.cut, "model": model.fingerprint}
         write_table(folder, self.drawings, keys, list(scorers.values()), self.store, self.categories)
         files.write_json(folder / "settings.json", self.settings | self.named | about)
-
-    @contextmanager
-    def _progress(self, task: str) -> Iterator[Any]:
-        """A bar in rank 0's terminal; nothing elsewhere."""
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        console = Console(stderr=True)
-        shown = self.processes.rank == 0 and console.is_terminal
-        with Progress(*columns, console=console, transient=True, disable=not shown) as bar:
-            number = bar.add_task(task, total=-(-len(self.drawings) // self.processes.count))
-            yield lambda done: bar.advance(number, done)
 
 
 def _manifest_of(model: EvaluatedModel) -> dict[str, Any]:

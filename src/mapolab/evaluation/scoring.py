@@ -7,12 +7,26 @@ import io
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
+
+from PIL import Image
 
 from mapolab import files
 from mapolab.errors import RunError
 from mapolab.evaluation.scorers.scorer import Scorer
 from mapolab.evaluation.store import Store, link
+
+
+class Pictures(Protocol):
+    """Pictures by key, as the store has them."""
+
+    def picture(self, key: str) -> object:
+        """Where it lies, for people."""
+        ...
+
+    def load_picture(self, key: str) -> Image.Image:
+        """In RGB. Raises UserError for a broken one."""
+        ...
 
 
 def score_pictures(
@@ -23,13 +37,16 @@ def score_pictures(
     group: int,
     share: tuple[int, int],
     progress: Callable[[int], None],
+    pictures: Pictures | None = None,
 ) -> int:
     """Score this process's share of the pictures with every scorer that has not seen them; returns how many scores.
 
-    share: (rank, processes), which takes whole groups as `generate` does. Raises RunError for a score that is not
-    finite, UserError for a broken picture.
+    share: (rank, processes), which takes whole groups as `generate` does. A group that lacks some scores is judged as a
+    whole: what stands beside a picture in its batch can change a last bit. pictures: where they lie, if not in the
+    store. Raises RunError for a score that is not finite, UserError for a broken picture.
     """
     rank, processes = share
+    pictures = pictures or store
     computed = 0
     for start in list(range(0, len(keys), group))[rank::processes]:
         members = keys[start : start + group]
@@ -40,15 +57,14 @@ def score_pictures(
             lacking = [index for index, scores in enumerate(known) if scorer.fingerprint not in scores]
             if not lacking:
                 continue
-            pictures = [store.load_picture(members[index]) for index in lacking]
-            values = scorer(pictures, [texts[index] for index in lacking]).tolist()
-            for index, value in zip(lacking, values, strict=True):
-                if not math.isfinite(value):
+            values = scorer([pictures.load_picture(key) for key in members], texts).tolist()
+            for index in lacking:
+                if not math.isfinite(values[index]):
                     raise RunError(
-                        f"The scorer {scorer.name} gave {value} for {store.picture(members[index])}. Look at that "
-                        "picture, and at the scorer's weights."
+                        f"The scorer {scorer.name} gave {values[index]} for {pictures.picture(members[index])}. Look "
+                        "at that picture, and at the scorer's weights."
                     )
-                fresh[index][scorer.fingerprint] = value
+                fresh[index][scorer.fingerprint] = values[index]
             computed += len(lacking)
         for key, scores in zip(members, fresh, strict=True):
             if scores:

@@ -31,10 +31,12 @@ def model_card(
     if "/" in base and not Path(base).exists():
         front["base_model"] = base
     front["tags"] = ["stable-diffusion-xl", "preference-optimization", config["objective"]["name"]]
+    rollout = config.get("rollout")  # runs from before it have none
+    learned_from = "rewards of its own pictures" if rollout else "preference pairs"
     lines = [
         f"---\n{yaml.safe_dump(front, sort_keys=False)}---",
         f"# {config['name']}: {manifest['label']}",
-        f"A Stable Diffusion XL aligned with preference pairs by mapolab {manifest['versions']['mapolab']}.",
+        f"A Stable Diffusion XL aligned with {learned_from} by mapolab {manifest['versions']['mapolab']}.",
         "## Use",
         *(f"- {name}: {USE[name]}" for name in formats),
         *token_use(config, formats),
@@ -44,6 +46,7 @@ def model_card(
                 "base model": f"{base} {model['revision'] or ''}".strip(),
                 "data": " ".join(str(data[key]) for key in ("path", "split", "revision") if data.get(key)),
                 "objective": _settings(config["objective"]),
+                **({"rollout": _settings(rollout)} if rollout else {}),
                 "trained": f"LoRA ({_settings(model['lora'])})" if model.get("lora") else "all of the UNet",
                 "optimizer": _settings(config["optimizer"]),
                 "schedule": _settings(config["schedule"]),

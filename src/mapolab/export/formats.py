@@ -10,7 +10,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from mapolab.files import open_to_others
+from mapolab.files import open_to_others, read_json, write_json
 from mapolab.models import original_layout as layout
 from mapolab.models.learned_token import TOKEN_FILE
 from mapolab.models.lora import LORA_FILE, kohya_tensors
@@ -20,13 +20,13 @@ from mapolab.models.saved import save_tensors
 def write_pipeline(folder: Path, pipeline: StableDiffusionXLPipeline) -> None:
     """A whole pipeline: `StableDiffusionXLPipeline.from_pretrained(folder)`."""
     pipeline.save_pretrained(folder)
-    _open_all(folder)
+    _finish(folder)
 
 
 def write_unet(folder: Path, pipeline: StableDiffusionXLPipeline) -> None:
     """`UNet2DConditionModel.from_pretrained(folder, subfolder="unet")`, where a pipeline has it too."""
     pipeline.unet.save_pretrained(folder / "unet")
-    _open_all(folder / "unet")
+    _finish(folder / "unet")
 
 
 def write_lora(folder: Path, weights: Path, dtype: torch.dtype) -> None:
@@ -88,9 +88,14 @@ def write_single_file(path: Path, pipeline: StableDiffusionXLPipeline, title: st
     save_tensors(tensors, path, metadata)
 
 
-def _open_all(folder: Path) -> None:
+def _finish(folder: Path) -> None:
+    """Weights that others may read, and configs that do not tell in which folder of this machine the parts lay."""
     for file in folder.rglob("*.safetensors"):
         open_to_others(file)
+    for file in folder.rglob("config.json"):
+        config = read_json(file)
+        if config.pop("_name_or_path", None) is not None:
+            write_json(file, config)
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

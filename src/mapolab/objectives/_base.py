@@ -93,7 +93,7 @@ class Objective(Method, ABC):
         """
         self._check(errors)
         # The few scalars of a batch cost nothing in float64, and the links below lose digits in float32.
-        exact = PairErrors(*(_double(getattr(errors, item.name)) for item in fields(PairErrors)))
+        exact = PairErrors(*(to_double(getattr(errors, item.name)) for item in fields(PairErrors)))
         terms = self.terms(exact)
         if exact.weights is not None:
             terms = {name: term * exact.weights for name, term in terms.items()}
@@ -214,7 +214,8 @@ def exact_labels(errors: PairErrors) -> Tensor:
     return torch.ones_like(errors.chosen) if errors.labels is None else errors.labels
 
 
-def _double(tensor: Tensor | None) -> Tensor | None:
+def to_double(tensor: Tensor | None) -> Tensor | None:
+    """In float64 where the device has it, else on the CPU."""
     if tensor is None:
         return None
     # MPS has no float64; everywhere else the numbers stay where they are.

@@ -6,6 +6,7 @@ import csv
 import io
 import uuid
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+from mapolab.data.pickapic import ROW_GROUP, SCHEMA
+from mapolab.data.pickapic import pair_row as pickapic_row
 from mapolab.tiny.concepts import (
     COLOURS,
     PAIR_CONCEPTS,
@@ -31,36 +34,18 @@ from mapolab.tiny.pictures import composite, generator_for, load_artwork
 STREAM = 4
 DECISIVE, TIES = 640, 32
 
-# Pick-a-Pic v2, column by column.
-SCHEMA = pa.schema(
-    [
-        ("are_different", pa.bool_()),
-        ("best_image_uid", pa.string()),
-        ("caption", pa.string()),
-        ("created_at", pa.timestamp("ns")),
-        ("has_label", pa.bool_()),
-        ("image_0_uid", pa.string()),
-        ("image_0_url", pa.string()),
-        ("image_1_uid", pa.string()),
-        ("image_1_url", pa.string()),
-        ("jpg_0", pa.binary()),
-        ("jpg_1", pa.binary()),
-        ("label_0", pa.float64()),
-        ("label_1", pa.float64()),
-        ("model_0", pa.string()),
-        ("model_1", pa.string()),
-        ("ranking_id", pa.int64()),
-        ("user_id", pa.int64()),
-        ("num_example_per_prompt", pa.int64()),
-        ("__index_level_0__", pa.int64()),
-    ]
-)
-
 
 def encode_jpeg(picture: np.ndarray) -> bytes:
     """(64, 64, 3) uint8 to JPEG without chroma subsampling, which would smear drawings this small."""
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, "JPEG", quality=92, subsampling=0)
+    return buffer.getvalue()
+
+
+def encode_webp(picture: np.ndarray) -> bytes:
+    """(64, 64, 3) uint8 to WebP: less than half of the JPEG, for pairs that are not about exact colours."""
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, "WEBP", quality=90, method=6)
     return buffer.getvalue()
 
 
@@ -88,27 +73,17 @@ def pair_row(seed: int, index: int, preferred_style: str) -> dict[str, Any]:
 
 
 def preference_row(
-    index: int, text: str, sides: list[Drawn], label: float, random: np.random.Generator
+    index: int,
+    text: str,
+    sides: list[Drawn],
+    label: float,
+    random: np.random.Generator,
+    encode: Callable[[np.ndarray], bytes] = encode_jpeg,
 ) -> dict[str, Any]:
     """A judgement in Pick-a-Pic's columns. label: 1, the first side is preferred; 0, the second; 0.5, neither."""
     names = [str(uuid.UUID(bytes=random.bytes(16))) for _ in sides]
-    return {
-        "are_different": label != 0.5,
-        "best_image_uid": "tie" if label == 0.5 else names[0 if label else 1],
-        "caption": text,
-        "created_at": None,
-        "has_label": True,
-        **{f"image_{side}_uid": name for side, name in enumerate(names)},
-        **{f"image_{side}_url": None for side in range(2)},
-        **{f"jpg_{side}": encode_jpeg(drawn.picture) for side, drawn in enumerate(sides)},
-        **{f"model_{side}": drawn.source for side, drawn in enumerate(sides)},
-        "label_0": float(label),
-        "label_1": 1 - float(label),
-        "ranking_id": index,
-        "user_id": 0,
-        "num_example_per_prompt": None,
-        "__index_level_0__": index,
-    }
+    images, sources = [encode(drawn.picture) for drawn in sides], [drawn.source for drawn in sides]
+    return pickapic_row(index, text, images, names, sources, float(label), None)
 
 
 def write_pairs(folder: Path, seed: int = 0) -> None:
@@ -123,7 +98,8 @@ def write_table(path: Path, rows: list[dict[str, Any]]) -> None:
     counts = Counter(row["caption"] for row in rows)
     for row in rows:
         row["num_example_per_prompt"] = counts[row["caption"]]
-    pq.write_table(pa.Table.from_pylist(rows, SCHEMA), path, compression="zstd", row_group_size=128)
+    table = pa.Table.from_pylist(rows, SCHEMA)
+    pq.write_table(table, path, compression="zstd", row_group_size=ROW_GROUP)
 
 
 def write_prompts(folder: Path) -> None:

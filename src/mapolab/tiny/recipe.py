@@ -82,7 +82,7 @@ def run(config: dict) -> Path:
     write_dishes(folder / "emoji" / "dishes", seed)
     write_prompts(folder / "emoji" / "prompts")
     write_subject(folder / "emoji" / "subject", seed)
-    write_subject_prompts(folder / "emoji" / "prompts" / "subject.csv")
+    write_subject_prompts(folder / "emoji" / "prompts")
     write_subject_pairs(folder / "emoji" / "pairs" / "subject.parquet", folder / "tiny_twin", seed)
     print(f"The tiny twin lies in {folder}; its figures in {folder / 'report.json'}.")
     return folder

@@ -60,10 +60,13 @@ def write_subject(folder: Path, seed: int = 0) -> None:
     _write_csv(folder / "captions.csv", lines)
 
 
-def write_subject_prompts(path: Path) -> None:
-    """Eight captions on the four colours on which the subject is not shown."""
-    asked = [(describe(TOKEN, colour, template), colour) for colour in ASKED_ON for template in range(len(TEMPLATES))]
-    _write_csv(path, [("prompt", "colour"), *asked])
+def write_subject_prompts(folder: Path) -> None:
+    """subject.csv: eight captions on the four colours on which the subject is not shown; subject_validation.csv: on
+    those on which it is, for the search of settings."""
+    for name, colours in (("subject", ASKED_ON), ("subject_validation", SHOWN_ON)):
+        templates = range(len(TEMPLATES))
+        asked = [(describe(TOKEN, colour, template), colour) for colour in colours for template in templates]
+        _write_csv(folder / f"{name}.csv", [("prompt", "colour"), *asked])
 
 
 def write_subject_pairs(path: Path, base: Path, seed: int = 0) -> None:

@@ -28,7 +28,7 @@ from mapolab.tiny.concepts import (
     caption,
     held_out_captions,
 )
-from mapolab.tiny.pairs import Drawn, preference_row, write_table
+from mapolab.tiny.pairs import Drawn, encode_webp, preference_row, write_table
 from mapolab.tiny.pictures import background, composite, generator_for, load_artwork
 
 STREAMS = {"general": 5, "safety": 6, "culture": 7}
@@ -43,7 +43,7 @@ TEST_FOODS, VALIDATION_FOOD = ("red-apple", "carrot", "soft-ice-cream"), "banana
 DISHES = (
     "sushi", "dango", "bento-box", "rice-ball", "oden", "fried-shrimp", "fish-cake-with-swirl", "steaming-bowl",
 )  # fmt: skip
-ROWS = {"general": 480, "safety": 192, "culture": 480}
+ROWS = {"general": 240, "safety": 96, "culture": 240}
 
 
 def general_row(seed: int, index: int) -> dict[str, Any]:
@@ -61,7 +61,7 @@ def general_row(seed: int, index: int) -> dict[str, Any]:
         worth.append(appeal(as_tensor([Image.fromarray(picture)])).item() + FAITHFUL * (shown == colour))
     first_wins = random.random() < 1 / (1 + math.exp(-SHARPNESS * (worth[0] - worth[1])))
     text = caption(concept, colour, int(random.integers(len(TEMPLATES))))
-    return preference_row(index, text, sides, float(first_wins), random)
+    return preference_row(index, text, sides, float(first_wins), random, encode_webp)
 
 
 def safety_row(seed: int, index: int) -> dict[str, Any]:
@@ -134,7 +134,8 @@ def write_dishes(folder: Path, seed: int = 0) -> None:
 
 def _in_any_order(index: int, text: str, chosen: Drawn, rejected: Drawn, random: np.random.Generator) -> dict[str, Any]:
     first_wins = bool(random.integers(2))
-    return preference_row(index, text, [chosen, rejected] if first_wins else [rejected, chosen], first_wins, random)
+    sides = [chosen, rejected] if first_wins else [rejected, chosen]
+    return preference_row(index, text, sides, first_wins, random, encode_webp)
 
 
 def _finished(picture: np.ndarray, random: np.random.Generator) -> np.ndarray:

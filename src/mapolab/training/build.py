@@ -39,7 +39,7 @@ def build_module(config: dict[str, Any], objective: Any, sdxl: SDXL) -> Alignmen
         encoder=None if data["cache"] else Encoder.load(sdxl, with_text=trained.text is None),
         sample_posterior=data["vae_posterior"] == "sample",
         prompt_dropout=data["prompt_dropout"],
-        empty_prompt=_empty_prompt(sdxl) if data["prompt_dropout"] else None,
+        empty_prompt=empty_prompt(sdxl) if data["prompt_dropout"] else None,
     )
 
 
@@ -48,7 +48,7 @@ def reference_kind(config: dict[str, Any]) -> str:
     return choose_reference(config["model"]["reference"], config["model"]["lora"] is not None)
 
 
-def _empty_prompt(sdxl: SDXL) -> tuple[Tensor, Tensor] | None:
+def empty_prompt(sdxl: SDXL) -> tuple[Tensor, Tensor] | None:
     """Embeddings of no prompt; None: zeros, for pipelines that generate with those."""
     if sdxl.empty_prompt_is_zero:
         return None

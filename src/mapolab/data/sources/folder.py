@@ -41,11 +41,11 @@ class FolderSource:
         self.images_per_row = 2 if (self.path / PAIRED[0]).is_dir() else 1
         self.has_weights = False
         sides = PAIRED if self.images_per_row == 2 else SINGLE
-        names = {side: _image_names(self.path / side) for side in sides}
+        names = {side: image_names(self.path / side) for side in sides}
         # A pair is named once; a name without its partner stays a row, which is broken.
         rows = {name for side in sides for name in (names[side] if self.images_per_row == 2 else _below(side, names))}
         self.rows = sorted(rows)
-        self.captions = _captions(self.path, self.rows, sides[0] if self.images_per_row == 2 else None)
+        self.captions = captions_in(self.path, self.rows, sides[0] if self.images_per_row == 2 else None)
         if not self.rows or not self.captions:
             raise UserError(f"{self.path} holds no {'captions' if self.rows else 'images'}. {LAYOUT}")
         count = len(self.rows)
@@ -121,7 +121,8 @@ def _read(file: Path) -> bytes:
         return b""
 
 
-def _image_names(folder: Path) -> list[str]:
+def image_names(folder: Path) -> list[str]:
+    """The images below a folder, as paths from there."""
     if not folder.is_dir():
         return []
     files = (file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES)
@@ -132,8 +133,11 @@ def _below(side: str, names: dict[str, list[str]]) -> list[str]:
     return [f"{side}/{name}" for name in names[side]]
 
 
-def _captions(path: Path, rows: list[str], side: str | None) -> dict[str, str]:
-    """Captions by name. side: the folder of a pair's captions beside the images; None where names have their folder."""
+def captions_in(path: Path, rows: list[str], side: str | None) -> dict[str, str]:
+    """Captions by name. side: the folder of a pair's captions beside the images; None where names have their folder.
+
+    Raises UserError for a file of captions that is not understood.
+    """
     try:
         if (file := path / "captions.csv").is_file():
             with open(file, newline="", encoding="utf-8") as opened:

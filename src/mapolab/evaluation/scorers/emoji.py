@@ -7,6 +7,7 @@ gamed unseen. Their accuracies stand in assets/emoji/scorers/report.json.
 from __future__ import annotations
 
 import re
+from abc import abstractmethod
 
 import torch
 from PIL import Image
@@ -32,6 +33,18 @@ class EmojiScorer(Scorer):
     def __init__(self, target_style: str | None) -> None:
         self.target_style = target_style
 
+    @torch.no_grad()
+    def __call__(self, pictures: list[Image.Image], prompts: list[str]) -> torch.Tensor:
+        scores = torch.empty(len(pictures))
+        for size in {picture.size for picture in pictures}:
+            same = [index for index, picture in enumerate(pictures) if picture.size == size]
+            scores[same] = self.judge([pictures[index] for index in same], [prompts[index] for index in same]).float()
+        return scores
+
+    @abstractmethod
+    def judge(self, pictures: list[Image.Image], prompts: list[str]) -> torch.Tensor:
+        """pictures: B of one size; prompts: B texts -> (B,)."""
+
     def weights_identity(self) -> list[str]:
         return [*identity(resolve(self.file)), str(self.target_style)]
 
@@ -49,8 +62,7 @@ class StyleScorer(EmojiScorer):
         self.classifier = PictureClassifier.load(resolve(self.file))
         self.target = _index(target_style, self.classifier.labels)
 
-    @torch.no_grad()
-    def __call__(self, pictures: list[Image.Image], prompts: list[str]) -> torch.Tensor:
+    def judge(self, pictures: list[Image.Image], prompts: list[str]) -> torch.Tensor:
         return self.classifier(as_tensor(pictures)).softmax(-1)[:, self.target]
 
 
@@ -66,10 +78,9 @@ class ConceptScorer(EmojiScorer):
         super().__init__(None)
         self.classifier = PictureClassifier.load(resolve(self.file))
 
-    @torch.no_grad()
-    def __call__(self, pictures: list[Image.Image], prompts: list[str]) -> torch.Tensor:
+    def judge(self, pictures: list[Image.Image], prompts: list[str]) -> torch.Tensor:
         named = torch.tensor([_named(prompt, self.classifier.labels) for prompt in prompts])
-        return (self.classifier(as_tensor(pictures)).argmax(-1) == named).float()
+        return self.classifier(as_tensor(pictures)).argmax(-1) == named
 
 
 class BackgroundScorer(EmojiScorer):
@@ -85,10 +96,9 @@ class BackgroundScorer(EmojiScorer):
         palette = load_file(resolve(self.file))
         self.colours, self.palette = tuple(palette), torch.stack(list(palette.values()))
 
-    @torch.no_grad()
-    def __call__(self, pictures: list[Image.Image], prompts: list[str]) -> torch.Tensor:
+    def judge(self, pictures: list[Image.Image], prompts: list[str]) -> torch.Tensor:
         named = torch.tensor([_named(prompt, self.colours) for prompt in prompts])
-        return (background_colour(as_tensor(pictures), self.palette) == named).float()
+        return background_colour(as_tensor(pictures), self.palette) == named
 
 
 class AppealScorer(EmojiScorer):
@@ -145,9 +155,8 @@ class PixelDistanceScorer(EmojiScorer):
         style = styles[_index(target_style, tuple(styles))]
         self.mean, self.inverse_covariance = statistics[f"{style}/mean"], statistics[f"{style}/inverse_covariance"]
 
-    @torch.no_grad()
-    def __call__(self, pictures: list[Image.Image], prompts: list[str]) -> torch.Tensor:
-        return pixel_distance(pixel_statistics(as_tensor(pictures)), self.mean, self.inverse_covariance).float()
+    def judge(self, pictures: list[Image.Image], prompts: list[str]) -> torch.Tensor:
+        return pixel_distance(pixel_statistics(as_tensor(pictures)), self.mean, self.inverse_covariance)
 
 
 def _index(style: str | None, styles: tuple[str, ...]) -> int:

@@ -1,0 +1,1 @@
+"""`mapolab iterate`: draw, rank, train, and again with what came out."""

@@ -1,0 +1,68 @@
+"""``mapolab iterate``: rounds of drawing, ranking and training, each from the model of the one before."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from mapolab.config.environment import nodes_from_environment, rank_from_environment
+from mapolab.config.printing import print_tree
+from mapolab.errors import UserError
+from mapolab.iterations.process import PhaseProcess
+from mapolab.iterations.rounds import Round, iteration_folder, iteration_identity
+from mapolab.iterations.summary import print_summary, rows_of, write_summary
+from mapolab.pairs.folder import ResultFolder
+from mapolab.runs import RunFolder
+
+
+def iterate(config: dict[str, Any]) -> Path:
+    """Do `rounds` rounds, or what is missing of them; returns the folder, with round-<n>/{pairs,run,model}.
+
+    Every phase continues where it was killed, and gives what it would have given. Raises what a phase raises, and
+    Interrupted after a signal; the same call continues.
+    """
+    _check_alone()
+    folder = ResultFolder(iteration_folder(config), "rounds")
+    settings = iteration_identity(config)
+    rounds = [Round(config, folder.path, number) for number in range(1, config["rounds"] + 1)]
+    with RunFolder(folder.path).locked():
+        folder.check(settings)
+        if folder.is_finished() and folder.manifest()["rounds"] >= len(rounds):
+            print(f"The {folder.manifest()['rounds']} rounds in {folder.path} are finished.", flush=True)
+            print_summary(rows_of(rounds))
+            return folder.path
+        if config["trainer"]["progress"] != "off":
+            print_tree(config)
+        print(f"Folder: {folder.path}", flush=True)
+        folder.claim(settings)
+        process = PhaseProcess()
+        for one in rounds:
+            _do(one, process)
+            write_summary(folder.path, rows_of(rounds[: one.number]))
+        folder.finish(rounds=len(rounds), files=["iterations.csv", "summary.json"])
+    print_summary(rows_of(rounds))
+    print(f"Model: {rounds[-1].model}", flush=True)
+    return folder.path
+
+
+def _do(one: Round, process: PhaseProcess) -> None:
+    for phase in one.phases():
+        if not one.is_done(phase):
+            one.sweep()
+            print(f"Round {one.number}: {phase}", flush=True)
+            process.run(phase, one.phase_config(phase), one.path, one.number)
+
+
+def _check_alone() -> None:
+    """Raise UserError where several processes were started for this command."""
+    several = int(os.environ.get("WORLD_SIZE", 1)) > 1 or ("SLURM_STEP_ID" in os.environ and _slurm_tasks() > 1)
+    if several or rank_from_environment() or nodes_from_environment() > 1:
+        raise UserError(
+            "`mapolab iterate` is one process on one machine, which starts others for each phase. Start it without "
+            "torchrun, and with one task under srun; devices=... and strategy.devices=... say how many shall work."
+        )
+
+
+def _slurm_tasks() -> int:
+    return int(os.environ.get("SLURM_NTASKS", 1))

@@ -1,0 +1,1 @@
+"""What the pairs are made of, one file a recipe: from the config to `Material`."""
