@@ -20,6 +20,8 @@ MISTAKES = {
     "model=tiny_twin_lora model.lora.learned_token=fox data.cache=false": "Write it as a name in angle brackets",
     "model=tiny_twin_lora model.lora.learned_token='<fox>' data.cache=false": "needs a word to start from",
     "model=tiny_twin_lora model.lora.learned_token='<fox>' model.lora.token_initial=cat": "which a cache cannot hold",
+    "model=tiny_twin_lora model.lora.learned_token='<fox>' model.lora.token_initial=cat data.cache=false "
+    "model.reference=ema": "Use model.reference=lora_off",
     "model=tiny_twin_lora model.lora.token_initial=cat": "of a learned token, but there is none",
     "model=tiny_twin_lora model.lora.learned_token='<fox>' model.lora.token_initial=cat data.cache=false "
     "model.lora.token_learning_rate=0": "token_learning_rate is 0.0; give a positive number",
