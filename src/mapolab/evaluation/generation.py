@@ -21,7 +21,7 @@ from diffusers import (
 from mapolab.diffusion.noise import draw_noise
 from mapolab.errors import RunError, UserError
 from mapolab.evaluation.models import EvaluatedModel, is_lora
-from mapolab.evaluation.store import Store, content_key
+from mapolab.evaluation.store import DRAWING, Store, content_key
 from mapolab.models.lora import LORA_FILE
 from mapolab.models.precision import DTYPES
 from mapolab.models.sdxl import SDXL
@@ -33,8 +33,6 @@ SCHEDULERS = {
     "ddim": DDIMScheduler,
     "dpm++": DPMSolverMultistepScheduler,
 }
-# What of an evaluation's settings decides a picture, beside the model, the prompt and its noise.
-DRAWING = ("negative_prompt", "steps", "guidance_scale", "scheduler", "height", "width", "precision")
 
 
 def load_pipeline(
