@@ -16,10 +16,9 @@ from mapolab.config.instantiate import instantiate
 from mapolab.data.draw import sample_posterior
 from mapolab.data.images import load, to_pixel_values
 from mapolab.data.order import MicroSteps
-from mapolab.diffusion.errors import denoising_task, per_sample_errors, predict
+from mapolab.diffusion.errors import denoising_task, pair_errors, predict
 from mapolab.models.encoder import Encoder
 from mapolab.training.data import build_datamodule
-from mapolab.training.module import pair_errors
 
 if TYPE_CHECKING:
     from step import Bench
@@ -69,9 +68,9 @@ def split(bench: "Bench", config: dict[str, Any], optimizer_settings: dict[str, 
         with parts.part("noise"):
             task = denoising_task(batch, scheduler, 0, with_rejected=True)
         with parts.part("UNet"):
-            errors = per_sample_errors(predict(unet, task), task.target)
+            prediction = predict(unet, task)
         with parts.part("backward"):
-            objective(pair_errors(errors, None, with_rejected=True)).loss.backward()
+            objective(pair_errors(prediction, task.target, None, with_rejected=True)).loss.backward()
         with parts.part("optimizer"):
             torch.nn.utils.clip_grad_norm_(unet.parameters(), 1.0)
             optimizer.step()

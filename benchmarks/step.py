@@ -34,14 +34,14 @@ from mapolab.config.compose import compose
 from mapolab.config.instantiate import instantiate
 from mapolab.data.order import MicroSteps
 from mapolab.data.prepared.prepare import prepare
-from mapolab.diffusion.errors import denoising_task, per_sample_errors, predict
+from mapolab.diffusion.errors import denoising_task, pair_errors, predict
 from mapolab.models.encoder import Encoder
 from mapolab.models.reference import FrozenCopy
 from mapolab.models.trained import TrainedModel
 from mapolab.training.cpu import tune_cpu
 from mapolab.training.data import build_datamodule, cache_folder, cache_spec, open_data
 from mapolab.training.metrics import MetricsFile, StepMetrics
-from mapolab.training.module import AlignmentModule, pair_errors
+from mapolab.training.module import AlignmentModule
 from mapolab.training.replaced import BrokenRows
 from mapolab.training.resume import CheckpointFolder
 from mapolab.training.run import make_trainer, quiet_libraries
@@ -108,9 +108,9 @@ class Bench:
         optimizer = instantiate(OPTIMIZER, parameters)
         ends = []
         for _ in range(steps + 3):
-            errors = per_sample_errors(predict(unet, task), task.target)
+            prediction = predict(unet, task)
             optimizer.zero_grad()
-            objective(pair_errors(errors, None, with_rejected=True)).loss.backward()
+            objective(pair_errors(prediction, task.target, None, with_rejected=True)).loss.backward()
             if clipped:
                 torch.nn.utils.clip_grad_norm_(parameters, 1.0)
             optimizer.step()

@@ -186,6 +186,8 @@ def build_train_config(tiny_pipeline_folder: Path, pairs_file: Path, tmp_path: P
             "lora": None,
             "reference": "auto",
             "reference_dtype": "float32",
+            "reference_ema_decay": 0.999,
+            "reference_refresh_every": 100,
             "gradient_checkpointing": False,
             "channels_last": False,
             "compile": False,
@@ -196,6 +198,9 @@ def build_train_config(tiny_pipeline_folder: Path, pairs_file: Path, tmp_path: P
             "timestep_range": None,
             "timestep_weighting": "none",
             "min_snr_gamma": 5.0,
+            "noise": "gaussian",
+            "inversion_steps": 10,
+            "inversion_noise": 0.0,
         },
         "data": {
             "path": str(pairs_file),
@@ -253,6 +258,7 @@ def build_train_config(tiny_pipeline_folder: Path, pairs_file: Path, tmp_path: P
         "preemption": {"requeue": True, "max_requeues": 100, "save_before_limit": 120.0},
         "evaluation": {"prompts": None, "split": None, "revision": None},
         "logger": {},
+        "rollout": None,
         "tiny_base": None,
     }
 

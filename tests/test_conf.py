@@ -12,6 +12,9 @@ from mapolab.paths import conf_folder
 
 COMMANDS = ("train", "prepare", "plan", "evaluate", "mismatch", "compare", "export", "make-pairs", "iterate")
 NEEDED = {name: ["data.path=p", "model.pretrained=m"] for name in ("base", "blank")}
+NEEDED["personalization"] = [
+    "data.path=p", "data.batch_size=8", "model.lora.token_initial=dog", "evaluation.scorers.0.pictures=p"
+]  # fmt: skip
 NEEDED |= {name: ["data.path=p"] for name in ("parquet_pairs", "folder_pairs", "pick_culture")}
 GROUPS = (
     "model",
@@ -31,7 +34,7 @@ OPTIONS = sorted((file.parent.name, file.stem) for file in conf_folder().glob("*
 
 def test_every_file_is_a_command_a_group_or_an_experiment() -> None:
     assert {file.stem for file in conf_folder().glob("*.yaml")} == set(COMMANDS)
-    folders = {*GROUPS, "lora", "experiment", "sweep", "hydra"}
+    folders = {*GROUPS, "lora", "sampling", "experiment", "sweep", "hydra"}
     assert {folder.name for folder in conf_folder().iterdir() if folder.is_dir()} == folders
 
 
@@ -67,6 +70,15 @@ def test_evaluate_and_compare_compose() -> None:
     assert compose("plan", ["accelerator=l4"])["efficiency"] == 0.4
     assert compose("make-pairs", ["recipe=votes", "votes=v", "output_dir=p"])["labels"] == "hard"
     assert compose("iterate", ["prompts=p", "ranked_by=[style]"])["rounds"] == 3
+
+
+@pytest.mark.parametrize("file", sorted((conf_folder() / "objective").glob("*.yaml")), ids=lambda file: file.stem)
+def test_every_objective_has_its_own_beta_in_personalization(file: Path) -> None:
+    overrides = [f"objective={file.stem}", "experiment=emoji_personalization"]
+    if file.stem == "ddpo":
+        pytest.skip("learns from its own samples, not from pairs")
+    mine, usual = (compose("train", overrides[: 1 + given])["objective"] for given in (True, False))
+    assert mine == usual | ({"beta": 1024} if file.stem == "mapo" else {})
 
 
 def test_a_model_with_adapters_is_the_model_without_them_but_for_the_adapters() -> None:

@@ -21,6 +21,7 @@ from typing import Any
 import yaml
 
 from mapolab.config.identity import identity
+from mapolab.config.rollout import reward_label
 from mapolab.errors import UserError
 from mapolab.files import read_json, write_json, write_text
 
@@ -132,10 +133,18 @@ def differences(before: Any, now: Any, path: str = "") -> list[str]:
     return [] if before == now else [f"{path}: {before} -> {now}"]
 
 
-def label(objective: dict[str, Any]) -> str:
-    """A run's name in tables: `mapo beta=8`."""
-    settings = [f"{key}={value:g}" for key, value in objective.items() if key != "name"]
-    return " ".join([objective["name"], *settings])
+def label(objective: dict[str, Any], rollout: dict[str, Any] | None = None) -> str:
+    """A run's name in tables: `mapo beta=8`; around another objective `sdpo base=dmpo beta=6000 mu=0.6`; with a rollout
+    also what it is rewarded for."""
+    words = [objective["name"]]
+    for key, value in objective.items():
+        if isinstance(value, dict):
+            words.append(f"{key}={label(value)}")
+        elif key != "name":
+            words.append(f"{key}={value:g}")
+    if rollout:
+        words.append(f"reward={'+'.join(map(reward_label, rollout['rewards']))}")
+    return " ".join(words)
 
 
 def new_manifest(config: dict[str, Any]) -> dict[str, Any]:
@@ -145,7 +154,7 @@ def new_manifest(config: dict[str, Any]) -> dict[str, Any]:
         "name": config["name"],
         "objective": config["objective"],
         "seed": config["seed"],
-        "label": label(config["objective"]),
+        "label": label(config["objective"], config["rollout"]),
         "command": " ".join(sys.argv),
         "started": timestamp(),
         "finished": None,

@@ -31,6 +31,11 @@ class Stream(IntEnum):
     LORA = 13
     LORA_DROPOUT = 14
     ROUNDING = 15
+    INVERSION = 16
+    ROLLOUT_PROMPT = 17
+    ROLLOUT_NOISE = 18
+    ROLLOUT_ORDER = 19
+    ROLLOUT_TIMESTEPS = 20
 
 
 def generator(seed: int, stream: Stream, position: int) -> np.random.Generator:

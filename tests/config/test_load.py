@@ -14,6 +14,8 @@ MISTAKES = {
     "trainer=default data=parquet_pairs": "data.path has no value",
     "data.path=${model.nothing}": "data.path cannot be resolved",
     "~data.cache": "data.cache has no value",
+    "experiment=personalization data.path=p data.batch_size=8 model.lora.token_initial=dog": "evaluation.scorers.0."
+    "pictures has no value",
 }
 
 

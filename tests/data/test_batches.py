@@ -156,3 +156,14 @@ def test_the_folder_of_a_cache(tmp_path: Path):
                "both_orientations": True, "with_std": True, "dtype": "float16"}  # fmt: skip
     keys = {CacheSpec(**{**vars(base), name: value}).key for name, value in changes.items()} | {base.key}
     assert len(keys) == len(changes) + 1
+
+
+def test_soft_labels_choose_the_likelier_image_and_say_how_sure():
+    soft, hard = Draw(0, soft_labels=True), Draw(0)
+    assert soft.judged(0, 0.7, 2) == (0.7, {"chosen": 0, "rejected": 1})
+    assert soft.judged(0, 0.2, 2) == (0.8, {"chosen": 1, "rejected": 0})
+    assert soft.judged(0, 0.5, 2)[0] == 0.5
+    assert hard.judged(0, 0.2, 2) == (1.0, {"chosen": 1, "rejected": 0})
+    assert hard.judged(0, 0.2, 1) == (0.0, {"chosen": 0})
+    turned = Draw(0, soft_labels=True, label_flip_probability=1.0)
+    assert turned.judged(0, 0.75, 2) == (0.75, {"chosen": 1, "rejected": 0})

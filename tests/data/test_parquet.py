@@ -45,8 +45,8 @@ def test_one_record_a_row(tmp_path, opened):
 
 
 def test_labels_say_what_annotators_said(tmp_path, opened):
-    rows = [row(1.0), row(0.5), row(0.0), row(math.nan), row(None), row(0.7)]
-    assert str(opened(write(tmp_path / "p.parquet", rows)).labels(0).tolist()) == "[1.0, 0.5, 0.0, nan, -1.0, nan]"
+    rows = [row(1.0), row(0.5), row(0.0), row(math.nan), row(None), row(0.7), row(1.7)]
+    assert str(opened(write(tmp_path / "p.parquet", rows)).labels(0).tolist()) == "[1.0, 0.5, 0.0, nan, -1.0, 0.7, nan]"
     rows = [row(1.0, has_label=True), row(0.0, has_label=False), row(None, has_label=True), row(None, has_label=False)]
     assert str(opened(write(tmp_path / "q.parquet", rows)).labels(0).tolist()) == "[1.0, -1.0, nan, -1.0]"
 
@@ -143,3 +143,13 @@ def test_a_file_that_is_no_parquet(tmp_path, opened):
         opened(tmp_path / "p.parquet")
     with pytest.raises(UserError, match="does not exist"):
         opened(tmp_path / "missing.parquet")
+
+
+def test_a_column_of_weights_takes_the_place_of_the_prompts_counts(tmp_path, opened):
+    rows = [row(1.0, num_example_per_prompt=4, weight=0.3), row(1.0, num_example_per_prompt=4, weight=None)]
+    source = opened(write(tmp_path / "p.parquet", rows))
+    assert source.has_weights
+    assert (
+        [record(source, number).weight for number in (0, 1)] == [text.weight for text in source.texts(0)] == [0.3, 0.25]
+    )
+    assert not opened(write(tmp_path / "q.parquet", [row(1.0, num_example_per_prompt=4)])).has_weights

@@ -2,7 +2,7 @@ import pytest
 import torch
 from diffusers import DDPMScheduler
 
-from mapolab.diffusion.errors import denoising_task, per_sample_errors, predict, prediction_target
+from mapolab.diffusion.errors import denoising_task, pair_errors, predict, prediction_target
 from mapolab.diffusion.noise import draw_noise, draw_timesteps
 from mapolab.errors import UserError
 from mapolab.models.sdxl import SDXL
@@ -33,7 +33,8 @@ def test_errors_of_a_pair_equal_those_of_each_image_alone(batch, tiny_pipeline_f
     """One forward pass over both images against the formula, written out for one image at a time."""
     unet, noising = SDXL(str(tiny_pipeline_folder)).load_unet(), scheduler()
     task = denoising_task(batch, noising, seed=1, with_rejected=True)
-    errors = per_sample_errors(predict(unet, task), task.target)
+    found = pair_errors(predict(unet, task), task.target, None, with_rejected=True)
+    errors = torch.cat([found.chosen, found.rejected])
     noise, timesteps = draw_noise(1, POSITIONS, SHAPE), draw_timesteps(1, POSITIONS, 0, 999)
     for row, (side, pair) in enumerate([("chosen", 0), ("chosen", 1), ("rejected", 0), ("rejected", 1)]):
         signal = noising.alphas_cumprod[timesteps[pair]]
@@ -69,6 +70,7 @@ def test_other_targets_are_refused(batch):
 
 def test_errors_are_summed_in_float32():
     prediction = torch.full((1, 4, 64, 64), 0.1, dtype=torch.bfloat16)
-    error = per_sample_errors(prediction, torch.zeros(1, 4, 64, 64, dtype=torch.bfloat16))
+    target = torch.zeros(1, 4, 64, 64, dtype=torch.bfloat16)
+    error = pair_errors(prediction, target, None, with_rejected=False).chosen
     assert error.dtype == torch.float32
     torch.testing.assert_close(error, prediction[0, 0, 0, :1].float() ** 2, rtol=1e-6, atol=0)

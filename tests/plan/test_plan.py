@@ -185,3 +185,18 @@ def test_what_cannot_be_planned():
         find_accelerator("v100_32gb", "bf16-mixed")
     with pytest.raises(UserError, match="to_qq matches no layer of the UNet"):
         make_plan(compose("plan", ["model=tiny_twin_lora", "model.lora.target_modules=[to_qq]"]))
+
+
+def test_inverted_noise_and_moving_references_are_counted(train_config):
+    """Three steps from 0 to 999: an image takes 1 + ceil(t / 333) forward passes, 3 on average but for rounding."""
+    config = train_config | {"objective": {"name": "inpo", "beta": 10.0}}
+    config["diffusion"] = config["diffusion"] | {"noise": "ddim_inversion", "inversion_steps": 3}
+    architecture = read_architecture(config["model"])
+    plain = Step(train_config | {"objective": config["objective"]}, architecture, "frozen_copy").measure(2, False)
+    inverted = Step(config, architecture, "frozen_copy").measure(2, False)
+    assert inverted.flops["inversion"] / inverted.flops["unet_forward"] == pytest.approx(3, abs=0.01)
+    assert inverted.flops | {"inversion": 0} == plain.flops | {"inversion": 0}
+    moving = Step(config, architecture, "ema")
+    assert moving.measure(2, False).flops["reference"] == plain.flops["reference"]
+    weights = Weights(config, moving)
+    assert weights.static(1, "ema", config["strategy"]).reference == weights.static(1, None, config["strategy"]).weights

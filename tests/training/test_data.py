@@ -198,3 +198,10 @@ def test_a_folder_of_pairs(train_config, make_image, tmp_path):
     online, cached = (train(changed(train_config, path=str(tmp_path / "mine"), cache=cache)) for cache in (False, True))
     for row, other in zip(metrics(online), metrics(cached), strict=True):
         assert float(row["loss"]) == pytest.approx(float(other["loss"]), abs=1e-5)
+
+
+def test_weights_and_noise_that_do_not_fit_are_refused(train_config):
+    with pytest.raises(UserError, match="has no column weight"):
+        train(changed(train_config, weights="column"))
+    with pytest.raises(UserError, match=r"learns from inverted noise.*diffusion=ddim_inversion"):
+        train(train_config | {"objective": {"name": "inpo", "beta": 10}})

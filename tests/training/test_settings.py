@@ -51,6 +51,18 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "prompt dropout": {"data": {"prompt_dropout": 0.5}},
     "min-SNR on a range": {"diffusion": {"timestep_weighting": "min_snr", "timestep_range": [100, 499]}},
     "float64": {"trainer": {"precision": "64-true"}, "model": {"reference_dtype": "float64"}, "objective": DPO},
+    "averaged reference": {"model": {"reference": "ema", "reference_ema_decay": 0.5}, "objective": DPO},
+    "refreshed reference": {
+        "model": {"lora": LORA, "reference": "refreshed", "reference_refresh_every": 2},
+        "objective": DPO,
+    },
+    "inverted noise": {
+        "objective": {"name": "inpo", "beta": 2000.0},
+        "diffusion": {"noise": "ddim_inversion", "inversion_steps": 3, "inversion_noise": 0.1},
+    },
+    "safeguard around dspo": {
+        "objective": {"name": "sdpo", "mu": 0.6, "base": {"name": "dspo", "beta": 2000.0, "strength": 0.5}}
+    },
     "half-precision encoders": {"model": {"encoder_dtype": "float16"}, "data": ON_LINE},
 }
 HAS_COMPILER = shutil.which("g++") or shutil.which("clang++")
@@ -105,6 +117,20 @@ def test_a_run_resumes_to_the_bit(train_config, tmp_path, monkeypatch, name):
     assert any(not torch.equal(checkpoint[key].float(), tensor.float()) for key, tensor in found.items())
 
 
+def test_a_run_goes_on_with_passes_of_another_size(train_config, tmp_path, monkeypatch):
+    """After step 3 the passes done, 6, are no whole steps of the new size, 4."""
+    undisturbed = train(with_settings(train_config, SETTINGS["float64"], tmp_path / "undisturbed"))
+    again = with_settings(train_config, SETTINGS["float64"], tmp_path / "interrupted")
+    interrupted_after(2, monkeypatch)
+    with pytest.raises(Interrupted):
+        train(again)
+    again["data"] |= {"batch_size": 1}
+    again["trainer"] |= {"gradient_accumulation": 4}
+    rows = [MetricsFile(run / "metrics.csv").rows() for run in (undisturbed, train(again))]
+    for row, other in zip(*rows, strict=True):
+        assert float(other["loss"]) == pytest.approx(float(row["loss"]), rel=1e-6)
+
+
 def curve(config: dict[str, Any], settings: dict[str, Any], folder: Path) -> list[str]:
     """The losses of a run, as written."""
     return [row["loss"] for row in MetricsFile(train(with_settings(config, settings, folder)) / "metrics.csv").rows()]
@@ -116,6 +142,9 @@ def curve(config: dict[str, Any], settings: dict[str, Any], folder: Path) -> lis
         ("prompt dropout", {}),
         ("min-SNR on a range", {"diffusion": {"timestep_range": [100, 499]}}),
         ("lora with dropout", {"model": {"lora": LORA}}),
+        ("averaged reference", {"objective": DPO}),
+        ("refreshed reference", {"model": {"lora": LORA}, "objective": DPO}),
+        ("inverted noise", {"objective": DPO}),
         ("dora", {"model": {"lora": LORA}, "objective": DPO}),
         ("half-precision encoders", {"data": ON_LINE}),
     ],

@@ -18,11 +18,10 @@ from mapolab import objectives
 from mapolab.data import datasets
 from mapolab.data.images import load
 from mapolab.data.order import GlobalOrder, MicroSteps
-from mapolab.diffusion.errors import denoising_task, per_sample_errors, predict
+from mapolab.diffusion.errors import denoising_task, pair_errors, predict
 from mapolab.models.reference import FrozenCopy
 from mapolab.models.sdxl import SDXL
 from mapolab.training.data import build_datamodule, open_data
-from mapolab.training.module import pair_errors
 from mapolab.training.run import train
 
 BETAS = {"sft": {}, "mapo": {"beta": 8.0}, "diffusion_dpo": {"beta": 2000.0}, "diffusion_kto": {"beta": 1000.0}}
@@ -68,10 +67,8 @@ def by_hand(config: dict, run: Path) -> dict[str, torch.Tensor]:
         for _ in range(settings["gradient_accumulation"]):
             batch = datamodule.dataset.__getitems__(next(steps))
             task = denoising_task(batch, scheduler, config["seed"], with_rejected=True)
-            errors = per_sample_errors(predict(unet, task), task.target)
-            loss = objective(
-                pair_errors(errors, per_sample_errors(reference.predict(task), task.target), with_rejected=True)
-            ).loss
+            predictions = predict(unet, task), task.target, reference.predict(task)
+            loss = objective(pair_errors(*predictions, with_rejected=True)).loss
             (loss / settings["gradient_accumulation"]).backward()
         torch.nn.utils.clip_grad_norm_(unet.parameters(), settings["gradient_clip_norm"])
         optimizer.step()

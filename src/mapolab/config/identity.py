@@ -6,8 +6,8 @@ from typing import Any
 from mapolab.files import short_hash
 
 # Keys that change where a run is, how it is watched or what is measured afterwards, but not the weights it ends with.
-# Of learning_rates only the one in optimizer.lr counts.
-OUTSIDE = ("output_root", "output_dir", "logger", "evaluation", "learning_rates", "preemption")
+# Of learning_rates and objective_betas only those in optimizer.lr and objective.beta count.
+OUTSIDE = ("output_root", "output_dir", "logger", "evaluation", "learning_rates", "objective_betas", "preemption")
 OUTSIDE_OF_DATA = (
     "num_workers", "cache_folder", "download_cache_gb", "max_broken_share", "allow_overlap", "validation_path",
     "validation_split",
@@ -21,6 +21,8 @@ OUTSIDE_OF_TRAINER = (
 def identity(config: dict[str, Any]) -> dict[str, Any]:
     """The part of a resolved train config that decides the run's weights."""
     kept = _without(config, OUTSIDE)
+    if kept.get("rollout") is None:  # a block that runs from before it do not have
+        kept.pop("rollout", None)
     kept["data"] = _without(config["data"], OUTSIDE_OF_DATA)
     kept["trainer"] = _without(config["trainer"], OUTSIDE_OF_TRAINER)
     if (step := samples_per_step(config)) is not None:
@@ -33,7 +35,8 @@ def identity(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def samples_per_step(config: dict[str, Any]) -> int | None:
-    """Pairs in an optimizer step over all processes; None where the number of devices is left to Lightning."""
+    """Pairs (with a rollout: pictures) in an optimizer step over all processes; None where the number of devices is
+    left to Lightning."""
     devices = config["strategy"]["devices"]
     if devices == "auto":
         return None

@@ -1,17 +1,17 @@
 """From what Hydra composed to a plain config: every key known, set and of its type."""
 
+import re
 from dataclasses import fields, is_dataclass
 from typing import Any, get_args, get_type_hints
 
-import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue, OmegaConfBaseException
 
 from mapolab.config.environment import nodes_from_environment
+from mapolab.config.groups import OPEN_GROUPS, objective_settings, settings_of
 from mapolab.config.schema import SCHEMAS, TRAIN_LIKE
 from mapolab.config.suggest import did_you_mean_key
 from mapolab.errors import UserError
-from mapolab.paths import conf_folder
 
 
 def load(config: DictConfig, command: str) -> dict[str, Any]:
@@ -28,6 +28,8 @@ def load(config: DictConfig, command: str) -> dict[str, Any]:
             f"{error.full_key} cannot be resolved: {_first_line(error)}. Correct the ${{...}} in it."
         ) from None
     config = typed(values, SCHEMAS[command])
+    if config.get("objective"):
+        config["objective"] = _settings_it_has(config["objective"])
     if config.get("strategy", {}).get("num_nodes") == "auto":
         config["strategy"]["num_nodes"] = nodes_from_environment()
     return config
@@ -49,6 +51,12 @@ def typed(values: dict[str, Any], schema: type, where: str = "") -> dict[str, An
             f"{prefix}{error.full_key} has the wrong type. {_first_line(error)}. Correct the value."
         ) from None
     return merged
+
+
+def _settings_it_has(objective: dict[str, Any]) -> dict[str, Any]:
+    """Without what is null and no setting of this objective: an experiment sets `beta` for those that have one."""
+    known = objective_settings().get(objective.get("name"), {})
+    return {key: value for key, value in objective.items() if value is not None or key in known}
 
 
 def known_keys(command: str) -> set[str]:
@@ -79,11 +87,16 @@ def _block(kind: Any) -> type | None:
 
 
 def _keys_of_open_blocks() -> set[str]:
-    files = [file for group in ("objective", "optimizer", "logger") for file in (conf_folder() / group).glob("*.yaml")]
-    return {f"{file.parent.name}.{key}" for file in files for key in yaml.safe_load(file.read_text()) or {}}
+    return {f"{group}.{key}" for group in OPEN_GROUPS for settings in settings_of(group).values() for key in settings}
 
 
 def _not_set(key: str) -> UserError:
+    if key.startswith("rollout."):
+        return UserError(
+            f"{key} has no value: only with objective=ddpo is the block rollout whole. Use that objective, or another "
+            "one without the block: rollout=null."
+        )
+    key = re.sub(r"\[(\d+)\]", r".\1", key)  # as the command line takes an entry of a list
     return UserError(f"{key} has no value. Give it one: {key}=...")
 
 

@@ -1,6 +1,8 @@
 """Combinations of model, precision, optimizer and strategy that cannot work, each with what to change."""
 
+import math
 import os
+import re
 import shutil
 from typing import Any
 
@@ -9,6 +11,7 @@ from mapolab.errors import UserError
 Config = dict[str, Any]
 SHARDED = ("fsdp", "deepspeed")
 MIXED = ("bf16-mixed", "16-mixed")
+TOKEN = r"<[a-z0-9][a-z0-9_-]*>"
 
 
 def check_model_settings(config: Config) -> None:
@@ -77,6 +80,7 @@ def _check_lora(config: Config) -> None:
             "model.lora.text_encoders=true encodes every prompt with weights that change, which a cache cannot hold. "
             "Set data.cache=false, or model.lora.text_encoders=false."
         )
+    _check_token(lora, config["data"]["cache"])
     for key in ("rank", "alpha"):
         if not lora[key] > 0:
             raise UserError(f"model.lora.{key} is {lora[key]}; give a number above 0.")
@@ -85,6 +89,34 @@ def _check_lora(config: Config) -> None:
     for key in ("target_modules", "text_encoder_target_modules"):
         if not lora[key]:
             raise UserError(f"model.lora.{key} is empty. Name at least one layer, such as to_q or q_proj.")
+
+
+def _check_token(lora: Config, cached: bool) -> None:
+    token, initial, rate = (lora[key] for key in ("learned_token", "token_initial", "token_learning_rate"))
+    if token is None:
+        if initial is not None or rate is not None:
+            raise UserError(
+                "model.lora.token_initial and token_learning_rate are of a learned token, but there is none. Set "
+                "model.lora.learned_token, such as '<fox>', or leave them null."
+            )
+        return
+    if not re.fullmatch(TOKEN, token):
+        raise UserError(
+            f"model.lora.learned_token is {token!r}. Write it as a name in angle brackets, '<fox>', of small letters, "
+            "digits, '-' and '_', so that it is part of no other word."
+        )
+    if not initial:
+        raise UserError(
+            f"model.lora.learned_token={token} needs a word to start from, such as the kind of thing that it is. Set "
+            "model.lora.token_initial=cat."
+        )
+    if rate is not None and not 0 < rate < math.inf:
+        raise UserError(f"model.lora.token_learning_rate is {rate}; give a positive number, such as 1e-4, or null.")
+    if cached:
+        raise UserError(
+            f"model.lora.learned_token={token} encodes every prompt with an embedding that changes, which a cache "
+            "cannot hold. Set data.cache=false, or model.lora.learned_token=null."
+        )
 
 
 def _check_trained_dtype(config: Config) -> None:
@@ -112,6 +144,18 @@ def _check_reference(config: Config) -> None:
         raise UserError(
             "model.reference=lora_off needs a LoRA to switch off, but all of the UNet is trained. Set "
             "model.reference=frozen_copy or offloaded_copy, or use model=sdxl_lora."
+        )
+    if model["reference"] not in ("ema", "refreshed"):
+        return
+    if config["strategy"]["strategy"] in SHARDED:
+        raise UserError(
+            f"model.reference={model['reference']} follows whole weights, which strategy="
+            f"{config['strategy']['strategy']} divides over devices. Use model.reference=frozen_copy, or strategy=ddp."
+        )
+    if model["lora"] and model["lora"]["text_encoders"]:
+        raise UserError(
+            f"model.reference={model['reference']} follows the UNet alone, but model.lora.text_encoders=true trains "
+            "the text encoders too. Use model.reference=lora_off, or model.lora.text_encoders=false."
         )
 
 
@@ -153,6 +197,8 @@ def _check_diffusion(diffusion: Config) -> None:
         raise UserError(f"diffusion.timestep_range is {span}; give the first and the last timestep, such as [0, 499].")
     if not diffusion["min_snr_gamma"] > 0:
         raise UserError(f"diffusion.min_snr_gamma is {diffusion['min_snr_gamma']}; give a number above 0, such as 5.")
+    if diffusion["inversion_steps"] > 500:
+        raise UserError(f"diffusion.inversion_steps is {diffusion['inversion_steps']}; give at most 500. 10 is usual.")
 
 
 def _has_gpu() -> bool:

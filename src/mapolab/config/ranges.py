@@ -14,21 +14,22 @@ CHOICES = {
     "model.encoder_dtype": FLOATS,
     "model.trained_dtype": ("float32", "bfloat16"),
     "model.frozen_dtype": FLOATS,
-    "model.reference": ("auto", "lora_off", "frozen_copy", "offloaded_copy"),
+    "model.reference": ("auto", "lora_off", "frozen_copy", "offloaded_copy", "ema", "refreshed"),
     "model.reference_dtype": (*FLOATS, "float64"),
     "diffusion.prediction_type": ("auto", "epsilon", "v_prediction"),
     "diffusion.timestep_weighting": ("none", "min_snr", "debiased"),
+    "diffusion.noise": ("gaussian", "ddim_inversion", "renoise_inversion"),
     "data.cache_dtype": ("float32", "float16"),
     "data.vae_posterior": ("mean", "sample"),
     "data.ties": ("drop", "keep"),
-    "data.weights": ("none", "per_prompt"),
+    "data.weights": ("none", "per_prompt", "column"),
     "schedule.name": ("constant_with_warmup", "cosine", "linear"),
     "strategy.accelerator": ("auto", "cpu", "gpu", "cuda", "mps"),
     "strategy.strategy": ("auto", "ddp", "fsdp", "deepspeed"),
     "trainer.precision": ("32-true", "bf16-mixed", "16-mixed", "64-true"),
     "trainer.progress": ("auto", "plain", "off"),
     "dtype": FLOATS,
-    "features": ("dinov2", "efficientnet_lite0", "inception"),
+    "features": ("dinov2", "efficientnet_lite0", "inception", "concept_judge"),
     **{f"{block}scheduler": SCHEDULERS for block in ("", "evaluation.")},
     **{f"{block}precision": ("auto", *FLOATS) for block in ("", "evaluation.")},
     "format": ("table", "json"),
@@ -39,6 +40,9 @@ CHOICES = {
 }
 AT_LEAST = {
     "seed": 0,
+    "model.reference_refresh_every": 1,
+    "diffusion.inversion_steps": 1,
+    "diffusion.inversion_noise": 0,
     "data.resolution": 8,
     "data.batch_size": 1,
     "data.num_workers": 0,
@@ -53,6 +57,13 @@ AT_LEAST = {
     "trainer.log_every": 1,
     "preemption.max_requeues": 0,
     "preemption.save_before_limit": 0,
+    "rollout.steps": 1,
+    "rollout.guidance_scale": 0,
+    "rollout.samples": 1,
+    "rollout.images_per_prompt": 1,
+    "rollout.inner_epochs": 1,
+    "rollout.per_prompt_buffer": 2,
+    "rollout.per_prompt_minimum": 2,
     "evaluation.steps": 1,
     "evaluation.guidance_scale": 0,
     "evaluation.seed": 0,
@@ -79,7 +90,7 @@ PROBABILITIES = (
     "data.label_noise_probability",
     "data.max_broken_share",
 )
-BETWEEN_ZERO_AND_ONE = ("trainer.ema_decay", "confidence")
+BETWEEN_ZERO_AND_ONE = ("trainer.ema_decay", "model.reference_ema_decay", "confidence")
 MULTIPLES_OF_EIGHT = ("data.resolution", "evaluation.height", "evaluation.width", "height", "width")
 
 

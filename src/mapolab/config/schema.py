@@ -9,6 +9,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from mapolab.config.pair_schema import MakePairs, Ranking
+from mapolab.config.rollout import Rollout
 
 
 @dataclass
@@ -21,6 +22,9 @@ class Lora:
     text_encoders: bool = MISSING
     text_encoder_learning_rate: float | None = MISSING
     text_encoder_target_modules: list[str] = MISSING
+    learned_token: str | None = MISSING
+    token_initial: str | None = MISSING
+    token_learning_rate: float | None = MISSING
 
 
 @dataclass
@@ -38,6 +42,8 @@ class Model:
     lora: Lora | None = MISSING
     reference: str = MISSING
     reference_dtype: str = MISSING
+    reference_ema_decay: float = MISSING
+    reference_refresh_every: int = MISSING
     gradient_checkpointing: bool = MISSING
     channels_last: bool = MISSING
     compile: bool = MISSING
@@ -50,6 +56,9 @@ class Diffusion:
     timestep_range: list[int] | None = MISSING
     timestep_weighting: str = MISSING
     min_snr_gamma: float = MISSING
+    noise: str = MISSING
+    inversion_steps: int = MISSING
+    inversion_noise: float = MISSING
 
 
 @dataclass
@@ -160,6 +169,8 @@ class Train:
     preemption: Preemption = field(default_factory=Preemption)
     evaluation: Evaluation = field(default_factory=Evaluation)
     learning_rates: dict[str, float] | None = MISSING
+    objective_betas: dict[str, float | None] | None = MISSING
+    rollout: Rollout | None = MISSING
     logger: dict[str, Any] = MISSING
     tiny_base: dict[str, Any] | None = MISSING
 

@@ -122,12 +122,7 @@ class PairDataModule(LightningDataModule):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue where the checkpoint stands. Raises UserError if data or batches are not as they were."""
-        for name, now in self._layout().items():
-            if state_dict.get(name) != now:
-                raise UserError(
-                    f"The checkpoint was trained with {name.replace('_', ' ')} {state_dict.get(name)}, now it is {now}."
-                    " Restore the data and batch settings, or start a new run with another output_dir."
-                )
+        check_layout(state_dict, self._layout())
         self.position = state_dict["position"]
 
     def _layout(self) -> dict[str, Any]:
@@ -166,6 +161,16 @@ class PairDataModule(LightningDataModule):
         if cache and self.settings.cache.aspect_buckets:
             return BucketOrder(seed, rows, cache.buckets[rows], self.samples_per_forward)
         return GlobalOrder(seed, rows)
+
+
+def check_layout(saved: dict[str, Any], layout: dict[str, Any]) -> None:
+    """Raise UserError unless a checkpoint was made with this layout of the data."""
+    for name, now in layout.items():
+        if saved.get(name) != now:
+            raise UserError(
+                f"The checkpoint was trained with {name.replace('_', ' ')} {saved.get(name)}, now it is {now}. Restore "
+                "the data and batch settings, or start a new run with another output_dir."
+            )
 
 
 def _used(source: Source, selection: Selection, block: int) -> np.ndarray:

@@ -17,6 +17,7 @@ class Draw:
 
     sides: the images of a row that the objective looks at; of a single image `chosen` alone, liked or not.
     label_noise_probability: that a label is a coin toss; label_flip_probability: that it is turned round. Ties stay.
+    soft_labels: how sure the label is, is kept; else a pair's label is rounded.
     """
 
     seed: int
@@ -24,6 +25,7 @@ class Draw:
     flip_probability: float = 0.0
     label_flip_probability: float = 0.0
     label_noise_probability: float = 0.0
+    soft_labels: bool = False
 
     def flips(self, position: int) -> bool:
         """Whether the images at this position are mirrored, both of a pair together."""
@@ -41,14 +43,16 @@ class Draw:
     def judged(self, position: int, label: float, images: int) -> tuple[float, dict[str, int]]:
         """The label of a sample in its batch, and which image of the row (0 or 1) is on which side.
 
-        A pair is put with the preferred image as `chosen` and then labelled 1, or TIE; a single image keeps its label.
+        A pair is put with the preferred image as `chosen` and then labelled by the probability that it is preferred,
+        TIE to 1; a single image keeps its label, rounded.
         """
         label = self.label(position, label)
         if images == 1:
-            return label, {"chosen": 0}
-        chosen = 1 if label == 0 else 0
+            return label if label == TIE else float(label > TIE), {"chosen": 0}
+        chosen = 1 if label < TIE else 0
         sides = {"chosen": chosen, "rejected": 1 - chosen}
-        return TIE if label == TIE else 1.0, {side: sides[side] for side in self.sides}
+        sure = max(label, 1 - label) if self.soft_labels else TIE if label == TIE else 1.0
+        return sure, {side: sides[side] for side in self.sides}
 
     def _happens(self, stream: Stream, position: int, probability: float) -> bool:
         return probability > 0 and generator(self.seed, stream, position).random() < probability

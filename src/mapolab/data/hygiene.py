@@ -31,7 +31,7 @@ def overlap(source: Source, prompts: Iterable[str], image_ids: Iterable[str]) ->
     found_prompts: set[str] = set()
     found_images: set[str] = set()
     rows, example = 0, ""
-    for text in _all_texts(source):
+    for text in all_texts(source):
         same_prompt = text.caption is not None and plain_prompt(text.caption) in held_prompts
         same_images = held_images.intersection(text.image_ids)
         if same_prompt:
@@ -67,7 +67,7 @@ def check_split(source: Source, prompts: list[str], image_ids: list[str], allowe
     return f"trained on {found} (data.allow_overlap)"
 
 
-def _all_texts(source: Source) -> Iterator[RowText]:
+def all_texts(source: Source) -> Iterator[RowText]:
     """The texts of all rows, some blocks at a time: what is far away is asked for by many threads at once."""
     blocks = range(len(source.block_sizes))
     with ThreadPoolExecutor(READERS) as readers:

@@ -57,9 +57,9 @@ class Order(Protocol):
 
 
 @lru_cache(maxsize=2)  # two: a batch can lie across an epoch's end
-def permutation(seed: int, epoch: int, size: int) -> np.ndarray:
+def permutation(seed: int, epoch: int, size: int, stream: Stream = Stream.ORDER) -> np.ndarray:
     """(size,) int64, a permutation of 0 .. size - 1 for each epoch."""
-    return generator(seed, Stream.ORDER, epoch).permutation(size)
+    return generator(seed, stream, epoch).permutation(size)
 
 
 class GlobalOrder:

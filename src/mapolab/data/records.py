@@ -33,7 +33,8 @@ class Record:
     """One judgement.
 
     images: two, in the order of the file, or one. label: 1, the first image is preferred, or the single one is liked;
-    0, the second is preferred, or the single one is disliked; 0.5, neither. weight: factor of the row's loss.
+    0, the second is preferred, or the single one is disliked; 0.5, neither; of pairs also the probability, 0..1, that
+    the first one is preferred. weight: factor of the row's loss.
     """
 
     row: int
@@ -69,10 +70,11 @@ class Source(Protocol):
     fingerprint: str  # names the content; made without reading a row
     block_sizes: tuple[int, ...]  # rows of each block
     images_per_row: int  # 2: pairs; 1: single images, liked or disliked
+    has_weights: bool  # rows bring their own weights; else a weight is 1 / number of the prompt's rows
     broken_files: tuple[BrokenFile, ...]
 
     def labels(self, block: int) -> np.ndarray:
-        """(rows,) float64: 1, 0 or 0.5, UNLABELLED, or nan for a broken one. Reads no image."""
+        """(rows,) float64: 0..1, UNLABELLED, or nan for a broken one. Reads no image."""
         ...
 
     def texts(self, block: int) -> Sequence[RowText]:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from mapolab.diffusion.noise import draw_noise, draw_timesteps
 from mapolab.errors import UserError
+from mapolab.objectives import PairErrors
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,12 @@ class DenoisingTask:
     prompt_embeds: Tensor  # (N, L, D)
     pooled_prompt_embeds: Tensor  # (N, P)
     add_time_ids: Tensor  # (N, 6)
-    target: Tensor  # (N, C, H, W)
+    target: Tensor | None = None  # (N, C, H, W); None where there is nothing to compare with
+    latents: Tensor | None = None  # (N, C, H, W), the images without noise, where they are known
+
+    def at(self, rows: Tensor) -> "DenoisingTask":
+        """The part of these images."""
+        return DenoisingTask(**{name: None if item is None else item[rows] for name, item in vars(self).items()})
 
 
 def denoising_task(
@@ -59,6 +65,7 @@ def denoising_task(
         pooled_prompt_embeds=pooled_prompt_embeds,
         add_time_ids=torch.cat([batch[f"{side}_time_ids"] for side in sides]),
         target=prediction_target(scheduler, latents, noise, timesteps),
+        latents=latents,
     )
 
 
@@ -83,10 +90,48 @@ def predict(unet: nn.Module, task: DenoisingTask, dtype: torch.dtype | None = No
     return unet(noisy_latents, task.timesteps, encoder_hidden_states=prompt_embeds, added_cond_kwargs=conditions).sample
 
 
-def per_sample_errors(prediction: Tensor, target: Tensor) -> Tensor:
-    """Mean squared error over C, H, W for each sample: (N,), in float32 whatever the precision of the forward pass.
+def pair_errors(
+    prediction: Tensor,
+    target: Tensor,
+    reference_prediction: Tensor | None,
+    with_rejected: bool,
+    with_products: bool = False,
+    labels: Tensor | None = None,
+    weights: Tensor | None = None,
+) -> PairErrors:
+    """What an objective is a function of: (B,) each, of (N, C, H, W) predictions of which the first B are the chosen.
 
-    In float64 where the target is.
+    Means over C, H, W in float32 whatever the precision of the forward pass; in float64 where the target is.
+    labels, weights: (B,), passed on. with_products: also the products of `PairErrors`.
     """
+    residual = _residual(prediction, target)
+    reference = None if reference_prediction is None else _residual(reference_prediction, target)
+    chosen, rejected = _sides(residual, with_rejected)
+    reference_chosen, reference_rejected = (None, None) if reference is None else _sides(reference, with_rejected)
+    return PairErrors(
+        _mean_product(chosen, chosen),
+        _mean_product(rejected, rejected),
+        _mean_product(reference_chosen, reference_chosen),
+        _mean_product(reference_rejected, reference_rejected),
+        labels,
+        weights,
+        _mean_product(chosen, reference_chosen) if with_products else None,
+        _mean_product(chosen, rejected) if with_products else None,
+    )
+
+
+def _residual(prediction: Tensor, target: Tensor) -> Tensor:
+    """What is wrong in a prediction, (N, C, H, W)."""
     dtype = torch.promote_types(target.dtype, torch.float32)
-    return (prediction.to(dtype) - target.to(dtype)).square().mean(dim=(1, 2, 3))
+    return prediction.to(dtype) - target.to(dtype)
+
+
+def _sides(values: Tensor, with_rejected: bool) -> tuple[Tensor, Tensor | None]:
+    return values.chunk(2) if with_rejected else (values, None)
+
+
+def _mean_product(one: Tensor | None, other: Tensor | None) -> Tensor | None:
+    """The mean over C, H, W for each sample, (B,); None where one of the two is not there."""
+    if one is None or other is None:
+        return None
+    return (one.square() if one is other else one * other).mean(dim=(1, 2, 3))

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mapolab import files
+from mapolab.evaluation.categories import find_categories
 from mapolab.evaluation.models import EvaluatedModel, base_of, find_models
 from mapolab.evaluation.options import drawings_of, load_prompts, options_for, settings_of
 from mapolab.evaluation.processes import Processes, start_processes
@@ -44,7 +45,8 @@ def evaluate(config: dict[str, Any]) -> list[Path]:
     store = Store(Path(config.get("store") or output_root / ".store"))
     if processes.rank == 0:
         _tell(cut, len(prompts))
-    work = Evaluation(settings, options, drawings_of(prompts, settings), scorers, store, processes, cut)
+    drawings, categories = drawings_of(prompts, settings), find_categories(options["prompts"])
+    work = Evaluation(settings, options, drawings, scorers, store, processes, cut, categories)
     folders = {model.folder: work.run(model) for model in everyone}
     if processes.rank == 0:
         for model in models:
@@ -73,7 +75,9 @@ class Evaluation:
         store: Store,
         processes: Processes,
         cut: dict[str, int],
+        categories: dict[str, str],
     ) -> None:
+        self.categories = categories
         self.settings, self.drawings, self.scorers, self.store = settings, drawings, scorers, store
         self.processes, self.group, self.cut = processes, options["batch_size"], cut
         # Under which names the prompts were found; what they are is in the settings' hash.
@@ -116,7 +120,7 @@ class Evaluation:
             fit = [scorer for scorer in earlier if all(scorer["fingerprint"] in self.store.scores(key) for key in keys)]
             scorers = {scorer["name"]: scorer for scorer in fit} | scorers
         about = {"scorers": list(scorers.values()), "cut_prompts": self.cut, "model": model.fingerprint}
-        write_table(folder, self.drawings, keys, list(scorers.values()), self.store)
+        write_table(folder, self.drawings, keys, list(scorers.values()), self.store, self.categories)
         files.write_json(folder / "settings.json", self.settings | self.named | about)
 
 

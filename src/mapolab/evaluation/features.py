@@ -13,8 +13,11 @@ from torch import nn
 
 from mapolab.config.suggest import did_you_mean
 from mapolab.errors import UserError
+from mapolab.evaluation.scorers.classifier import PictureClassifier
+from mapolab.evaluation.scorers.pixels import as_tensor
 from mapolab.evaluation.scorers.weights import fill, identity, read_checkpoint, weights_folder
 from mapolab.files import short_hash
+from mapolab.paths import resolve
 
 DINOV2 = "facebook/dinov2-base"
 SUBSETS = 100
@@ -107,10 +110,31 @@ class Inception(Features):
         return torch.cat(rows).cpu()
 
 
+class ConceptJudge(Features):
+    """The last hidden layer of the tiny twin's concept judge, (B, 128), for 64 px pictures of emoji.
+
+    It knows shapes whatever the blur of the tiny VAE, which networks made for photographs take for something else.
+    """
+
+    name, source = "concept_judge", "mapolab, docs/tiny_twin.md"
+
+    def __init__(self, device: str, weights: str | None = None) -> None:
+        path = weights_path(weights or str(resolve("builtin:emoji/scorers/concept.safetensors")))
+        self.device = device
+        self.model = PictureClassifier.load(path).to(device)
+        self.model.head = self.model.head[:-1]
+        self.fingerprint = short_hash([self.name, *identity(path)])
+
+    @torch.no_grad()
+    def __call__(self, pictures: list[Image.Image]) -> torch.Tensor:
+        return self.model(as_tensor([_at_64(picture) for picture in pictures]).to(self.device)).cpu()
+
+
 EXTRACTORS: dict[str, Callable[..., Features]] = {
     "dinov2": DinoV2,
     "efficientnet_lite0": EfficientNetLite0,
     "inception": Inception,
+    "concept_judge": ConceptJudge,
 }
 
 
@@ -161,6 +185,10 @@ def frechet_and_kernel_distance(ours: torch.Tensor, theirs: torch.Tensor) -> dic
         torch.manual_seed(0)
         mean, deviation = kid.compute()
     return {"fid": float(fid.compute()), "kid": float(mean), "kid_deviation": float(deviation)}
+
+
+def _at_64(picture: Image.Image) -> Image.Image:
+    return picture if picture.size == (64, 64) else picture.resize((64, 64), Image.Resampling.BICUBIC)
 
 
 def _half_to_half(picture: Image.Image) -> torch.Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import diffusers
@@ -22,6 +23,7 @@ from mapolab.diffusion.noise import draw_noise
 from mapolab.errors import RunError, UserError
 from mapolab.evaluation.models import EvaluatedModel, is_lora
 from mapolab.evaluation.store import DRAWING, Store, content_key
+from mapolab.models.learned_token import TOKEN_FILE, put_token, read_token
 from mapolab.models.lora import LORA_FILE
 from mapolab.models.precision import DTYPES
 from mapolab.models.sdxl import SDXL
@@ -36,11 +38,12 @@ SCHEDULERS = {
 
 
 def load_pipeline(
-    model: EvaluatedModel, scheduler: str = "euler", precision: str = "float32"
+    model: EvaluatedModel, scheduler: str = "euler", precision: str = "float32", with_token: bool = True
 ) -> StableDiffusionXLPipeline:
     """The whole pipeline in one precision, with the model's own weights where it has some.
 
-    A VAE that overflows in float16 is put into float32 by the pipeline itself when it decodes.
+    A VAE that overflows in float16 is put into float32 by the pipeline itself when it decodes. with_token: with the
+    learned token in the vocabulary, if the model has one.
 
     Raises UserError for what cannot be loaded.
     """
@@ -63,6 +66,8 @@ def load_pipeline(
     )
     pipeline.set_progress_bar_config(disable=True)
     if model.weights is not None and is_lora(model.weights):
+        if with_token:
+            add_token(pipeline, model.weights)
         _add_lora(pipeline, model)
     return pipeline
 
@@ -86,6 +91,16 @@ def _load_unet(model: EvaluatedModel, sdxl: SDXL, dtype: torch.dtype) -> UNet2DC
     return unet
 
 
+def add_token(pipeline: StableDiffusionXLPipeline, weights: Path) -> None:
+    """Put the token that was learned with these adapters into the vocabulary, if one was."""
+    if not (weights / TOKEN_FILE).is_file():
+        return
+    token, rows = read_token(weights / TOKEN_FILE)
+    encoders = (pipeline.tokenizer, pipeline.text_encoder), (pipeline.tokenizer_2, pipeline.text_encoder_2)
+    for (tokenizer, encoder), row in zip(encoders, rows, strict=True):
+        put_token(tokenizer, encoder, token, row)
+
+
 def _add_lora(pipeline: StableDiffusionXLPipeline, model: EvaluatedModel) -> None:
     path = model.weights
     folder, name = (path.parent, path.name) if path.is_file() else (path, _lora_name(path))
@@ -95,8 +110,8 @@ def _add_lora(pipeline: StableDiffusionXLPipeline, model: EvaluatedModel) -> Non
         raise UserError(f"The LoRA {path} does not fit {model.sdxl.pretrained}: {_short(error)}") from None
 
 
-def _lora_name(folder: Any) -> str:
-    names = sorted(file.name for file in folder.glob("*.safetensors"))
+def _lora_name(folder: Path) -> str:
+    names = sorted(file.name for file in folder.glob("*.safetensors") if file.name != TOKEN_FILE)
     if LORA_FILE in names or len(names) == 1:
         return LORA_FILE if LORA_FILE in names else names[0]
     raise UserError(f"{folder} holds {len(names)} .safetensors files. Name the LoRA's own file: lora: <file>.")

@@ -74,19 +74,26 @@ def score_pictures(
 
 
 def write_table(
-    folder: Path, drawings: list[tuple[str, int, int]], keys: list[str], scorers: list[dict[str, Any]], store: Store
+    folder: Path,
+    drawings: list[tuple[str, int, int]],
+    keys: list[str],
+    scorers: list[dict[str, Any]],
+    store: Store,
+    categories: dict[str, str],
 ) -> None:
-    """scores.csv: index, prompt, seed, image, then a column a scorer; and the pictures by name in images/.
+    """scores.csv: index, prompt, seed, image, perhaps category, then a column a scorer; and the pictures in images/.
 
-    scorers: what `Scorer.about` says of each; their values are in the store.
+    scorers: what `Scorer.about` says of each; their values are in the store. categories: of the prompts, may be empty.
     """
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(["index", "prompt", "seed", "image", *(scorer["name"] for scorer in scorers)])
+    extra = ["category"] if categories else []
+    writer.writerow(["index", "prompt", "seed", "image", *extra, *(scorer["name"] for scorer in scorers)])
     for number, ((prompt, seed, position), key) in enumerate(zip(drawings, keys, strict=True)):
         image = f"images/{number:05d}.png"
         link(store.picture(key), folder / image)
         kept = store.scores(key)
         values = [f"{kept[scorer['fingerprint']]:.9g}" for scorer in scorers]
-        writer.writerow([position, prompt, seed, image, *values])
+        extra = [categories.get(prompt, "")] if categories else []
+        writer.writerow([position, prompt, seed, image, *extra, *values])
     files.write_text(folder / "scores.csv", buffer.getvalue())

@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from mapolab.files import read_json
+from mapolab.models.learned_token import KEYS, TOKEN_FILE, learned_token
 
 LICENSES = {"stabilityai/stable-diffusion-xl-base-1.0": "openrail++", "builtin:tiny_twin": "apache-2.0"}
 USE = {
@@ -30,18 +31,22 @@ def model_card(
     if "/" in base and not Path(base).exists():
         front["base_model"] = base
     front["tags"] = ["stable-diffusion-xl", "preference-optimization", config["objective"]["name"]]
+    rollout = config.get("rollout")  # runs from before it have none
+    learned_from = "rewards of its own pictures" if rollout else "preference pairs"
     lines = [
         f"---\n{yaml.safe_dump(front, sort_keys=False)}---",
         f"# {config['name']}: {manifest['label']}",
-        f"A Stable Diffusion XL aligned with preference pairs by mapolab {manifest['versions']['mapolab']}.",
+        f"A Stable Diffusion XL aligned with {learned_from} by mapolab {manifest['versions']['mapolab']}.",
         "## Use",
         *(f"- {name}: {USE[name]}" for name in formats),
+        *token_use(config, formats),
         "## How it was made",
         _table(
             {
                 "base model": f"{base} {model['revision'] or ''}".strip(),
                 "data": " ".join(str(data[key]) for key in ("path", "split", "revision") if data.get(key)),
                 "objective": _settings(config["objective"]),
+                **({"rollout": _settings(rollout)} if rollout else {}),
                 "trained": f"LoRA ({_settings(model['lora'])})" if model.get("lora") else "all of the UNet",
                 "optimizer": _settings(config["optimizer"]),
                 "schedule": _settings(config["schedule"]),
@@ -60,6 +65,26 @@ def model_card(
         f"{known}." if known else f"The licence of the base model, {base}, applies; it is not known to mapolab.",
     ]
     return "\n\n".join(lines).replace("\n\n- ", "\n- ") + "\n"
+
+
+def token_use(config: dict[str, Any], formats: list[str]) -> list[str]:
+    """How each format comes to a learned token, a line each; none for a run without one."""
+    token = learned_token(config["model"].get("lora"))
+    if token is None:
+        return []
+    name = token.strip("<>")
+    calls = [
+        f'pipeline.load_textual_inversion(rows["{key}"], token="{token}", '
+        f"text_encoder=pipeline.text_encoder{end}, tokenizer=pipeline.tokenizer{end})"
+        for key, end in zip(KEYS, ("", "_2"), strict=True)
+    ]
+    load = "; ".join([f'rows = load_file("<this folder>/{TOKEN_FILE}")', *calls])
+    lacks = (
+        f"the file cannot hold it; copy {TOKEN_FILE} into the UI's folder of embeddings as {name}.safetensors and "
+        f"write {name} (ComfyUI: embedding:{name}) in its place, which we have not tried"
+    )
+    told = {"pipeline": "in the tokenizers and text encoders", "lora": load, "unet": load}
+    return [f"- {one}, the learned token {token}: {told.get(one, lacks)}" for one in formats]
 
 
 def _settings(block: dict[str, Any]) -> str:

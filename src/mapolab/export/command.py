@@ -11,11 +11,13 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalToken
 from safetensors import safe_open
 
 from mapolab.errors import UserError
-from mapolab.evaluation.generation import load_pipeline
+from mapolab.evaluation.generation import add_token, load_pipeline
 from mapolab.evaluation.models import EvaluatedModel, config_of_finished_run, final_weights, is_lora
-from mapolab.export.card import model_card
-from mapolab.export.formats import write_kohya, write_lora, write_pipeline, write_single_file, write_unet
+from mapolab.export.card import model_card, token_use
+from mapolab.export.formats import write_kohya, write_lora, write_pipeline, write_single_file, write_token, write_unet
 from mapolab.files import read_json, write_json, write_text
+from mapolab.models.learned_token import TOKEN_FILE
+from mapolab.models.lora import LORA_FILE
 from mapolab.models.precision import DTYPES
 from mapolab.training.folders import FolderWriter
 
@@ -28,6 +30,7 @@ def export(config: dict[str, Any]) -> Path:
     run_config = config_of_finished_run(run)
     weights = final_weights(run)
     formats = _formats(config["formats"], is_lora(weights), run)
+    _check_unet(formats, run_config["model"].get("lora"), run)
     if target.exists() and any(target.iterdir()):
         raise UserError(f"{target} exists and is not empty. Remove it, or give another folder as to=...")
     with FolderWriter(target) as folder:
@@ -37,7 +40,7 @@ def export(config: dict[str, Any]) -> Path:
         write_json(folder / "run_manifest.json", manifest)
         write_text(folder / "run_config.yaml", yaml.safe_dump(run_config, sort_keys=False, allow_unicode=True))
         write_text(folder / "README.md", model_card(run, run_config, manifest, formats, config["license"]))
-    print(f"Exported {', '.join(formats)} to {target}", flush=True)
+    print("\n".join([f"Exported {', '.join(formats)} to {target}", *token_use(run_config, formats)]), flush=True)
     if config["push"]:
         _push(config["push"], target, config["private"])
     return target
@@ -55,32 +58,46 @@ def _formats(wanted: Any, adapters: bool, run: Path) -> list[str]:
     return list(wanted)
 
 
+def _check_unet(formats: list[str], lora: dict[str, Any] | None, run: Path) -> None:
+    if "unet" in formats and "pipeline" not in formats and lora and lora["text_encoders"]:
+        raise UserError(
+            f"formats=unet holds the UNet alone, but adapters in the text encoders were trained in {run}, too. Use "
+            "formats=[pipeline] or [lora]."
+        )
+
+
 def _write(
     folder: Path, formats: list[str], model: EvaluatedModel, weights: Path, dtype: torch.dtype, name: str
 ) -> None:
-    """lora and kohya are the adapters as they are; the others hold all weights, adapters merged into them."""
+    """lora and kohya are the adapters as they are; the others hold all weights, adapters merged into them.
+
+    A learned token is part of the pipeline, and a file beside the others.
+    """
     if "lora" in formats:
         write_lora(folder, weights, dtype)
+    if (weights / TOKEN_FILE).is_file() and set(formats) - {"pipeline"}:
+        write_token(folder, weights, dtype)
     if not set(formats) - {"lora"}:
         return
-    pipeline = load_pipeline(model)
+    pipeline = load_pipeline(model, with_token=False)
     if "kohya" in formats:
         write_kohya(folder / f"{name}.kohya.safetensors", weights, pipeline.unet.config, _alphas(weights), dtype)
     if is_lora(weights):
         pipeline.fuse_lora()
         pipeline.unload_lora_weights()
     pipeline.to(dtype=dtype)
+    if "single_file" in formats:
+        write_single_file(folder / f"{name}.safetensors", pipeline, name)
     if "pipeline" in formats:
+        add_token(pipeline, weights)  # last: no other format has room for one more row
         write_pipeline(folder, pipeline)
     elif "unet" in formats:
         write_unet(folder, pipeline)
-    if "single_file" in formats:
-        write_single_file(folder / f"{name}.safetensors", pipeline, name)
 
 
 def _alphas(weights: Path) -> dict[str, float]:
     """alpha of each model's adapters."""
-    with safe_open(next(weights.glob("*.safetensors")), "pt") as file:
+    with safe_open(weights / LORA_FILE, "pt") as file:
         settings = json.loads(file.metadata()["lora_adapter_metadata"])
     return {key.removesuffix(".lora_alpha"): value for key, value in settings.items() if key.endswith(".lora_alpha")}
 

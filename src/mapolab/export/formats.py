@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mapolab.files import open_to_others, read_json, write_json
 from mapolab.models import original_layout as layout
+from mapolab.models.learned_token import TOKEN_FILE
 from mapolab.models.lora import LORA_FILE, kohya_tensors
 from mapolab.models.saved import save_tensors
 
@@ -33,6 +34,13 @@ def write_lora(folder: Path, weights: Path, dtype: torch.dtype) -> None:
     with safe_open(weights / LORA_FILE, "pt") as file:
         metadata = file.metadata()
     save_tensors(_in(dtype, load_file(weights / LORA_FILE)), folder / LORA_FILE, metadata)
+
+
+def write_token(folder: Path, weights: Path, dtype: torch.dtype) -> None:
+    """The learned token as an embedding file: `pipeline.load_textual_inversion` of each of its two tensors."""
+    with safe_open(weights / TOKEN_FILE, "pt") as file:
+        metadata = file.metadata()
+    save_tensors(_in(dtype, load_file(weights / TOKEN_FILE)), folder / TOKEN_FILE, metadata)
 
 
 def write_kohya(path: Path, weights: Path, unet: Any, alphas: dict[str, float], dtype: torch.dtype) -> None:

@@ -6,7 +6,7 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
 
-from mapolab.errors import UserError
+from mapolab.errors import RunError, UserError
 from mapolab.models.prompts import encode_prompts
 from mapolab.models.sdxl import SDXL, TextEncoders
 
@@ -43,8 +43,17 @@ class Encoder:
 
     def values_per_image(self, resolution: int) -> int:
         """Numbers in the latents of an image of resolution^2 pixels."""
-        side = resolution // 2 ** (len(self.vae.config.block_out_channels) - 1)
-        return self.vae.config.latent_channels * side * side
+        channels, height, width = self.latent_shape(resolution)
+        return channels * height * width
+
+    def latent_shape(self, resolution: int) -> tuple[int, int, int]:
+        """(C, H, W) of the latents of an image of resolution^2 pixels."""
+        side = resolution // self._factor
+        return self.vae.config.latent_channels, side, side
+
+    @property
+    def _factor(self) -> int:
+        return 2 ** (len(self.vae.config.block_out_channels) - 1)
 
     @property
     def values_per_prompt(self) -> int:
@@ -68,6 +77,25 @@ class Encoder:
         if self.vae.dtype != torch.float32:
             check_finite(means, self.vae.dtype)
         return (means - shift) * scale, stds * scale
+
+    @torch.no_grad()
+    def decode_latents(self, latents: Tensor) -> Tensor:
+        """The pictures of (N, C, R/f, R/f) latents as the pipeline has them: (N, R, R, 3) uint8 on the CPU.
+
+        Raises RunError where the VAE makes no finite numbers of them.
+        """
+        shift, scale = self._normalisation(latents.device)
+        at_once = max(1, PIXELS_AT_ONCE // (latents.shape[2] * latents.shape[3] * self._factor**2))
+        with torch.autocast(latents.device.type, enabled=False):
+            inputs = (latents / scale + shift).to(self.vae.dtype)
+            pixels = torch.cat([self.vae.decode(part).sample.float() for part in inputs.split(at_once)])
+        if not torch.isfinite(pixels).all():
+            raise RunError(
+                "The model draws pictures that are not finite: its weights are broken, or it or its VAE overflows in "
+                "half precision. Lower optimizer.lr, or set model.vae_dtype=float32 or a higher trainer.precision."
+            )
+        levels = ((pixels / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
+        return levels.permute(0, 2, 3, 1).cpu()
 
     @torch.no_grad()
     def encode_prompts(self, prompts: list[str]) -> tuple[Tensor, Tensor]:

@@ -15,6 +15,7 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
 from mapolab.errors import UserError
+from mapolab.models.learned_token import LearnedRow
 from mapolab.streams import Stream, torch_seed
 
 if TYPE_CHECKING:  # imported where it is used: it takes a second, and most runs have no adapters
@@ -85,10 +86,11 @@ def add_adapters(model: nn.Module, config: "LoraConfig", seed: int, number: int)
 
 @contextlib.contextmanager
 def adapters_off(*models: nn.Module) -> Iterator[None]:
-    """Within the block the models compute as if they had no adapters."""
+    """Within the block the models compute as if they had no adapters, and read a learned token as its initial word."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
-    layers = [module for model in models for module in model.modules() if isinstance(module, BaseTunerLayer)]
+    kinds = BaseTunerLayer, LearnedRow
+    layers = [module for model in models for module in model.modules() if isinstance(module, kinds)]
     for layer in layers:
         layer.enable_adapters(False)
     try:

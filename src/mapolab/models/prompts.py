@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from mapolab.models.learned_token import ids_read
 from mapolab.models.sdxl import TextEncoders
 
 
@@ -18,6 +19,7 @@ def encode_prompts(encoders: TextEncoders, prompts: list[str]) -> tuple[Tensor, 
         tokens = tokenizer(
             prompts, padding="max_length", max_length=tokenizer.model_max_length, truncation=True, return_tensors="pt"
         )
-        output = model(tokens.input_ids.to(model.device), output_hidden_states=True)
+        ids = ids_read(model, tokens.input_ids.to(model.device))
+        output = model(ids, output_hidden_states=True)
         hidden_states.append(output.hidden_states[-2])
     return torch.cat(hidden_states, dim=-1), output.text_embeds

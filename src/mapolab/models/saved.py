@@ -1,6 +1,8 @@
-"""Trained weights on the disk, as diffusers reads them: `unet/` with all of a UNet, or `lora/` with adapters.
+"""Trained weights on the disk, as diffusers reads them: `unet/` with all of a UNet, or `lora/` with adapters
+and perhaps a learned token.
 
-`about` says which: {"unet_config": diffusers' config.json}, or {"lora_metadata": ..., "names": the adapters' tensors}.
+`about` says which: {"unet_config": diffusers' config.json}, or {"lora_metadata": ..., "names": the trained tensors,
+"token": {"token": ..., "initial": ...} or None}.
 """
 
 import os
@@ -11,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mapolab.files import open_to_others, write_json
+from mapolab.models.learned_token import TOKEN_FILE, file_key
 from mapolab.models.lora import LORA_FILE, to_file_name
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -29,8 +32,11 @@ def write_weights(folder: Path, weights: dict[str, Tensor], about: dict[str, Any
     """
     folder.mkdir(parents=True, exist_ok=True)
     if "lora_metadata" in about:
-        named = {to_file_name(name): tensor for name, tensor in weights.items()}
+        rows = {key: tensor for name, tensor in weights.items() if (key := file_key(name))}
+        named = {to_file_name(name): tensor for name, tensor in weights.items() if file_key(name) is None}
         save_tensors(named, folder / LORA_FILE, about["lora_metadata"])
+        if rows:
+            save_tensors(rows, folder / TOKEN_FILE, {"format": "pt", **about["token"]})
         return
     write_json(folder / "config.json", about["unet_config"])
     save_tensors({name.removeprefix(PREFIX): tensor for name, tensor in weights.items()}, folder / WEIGHTS)
@@ -40,7 +46,9 @@ def read_weights(folder: Path, about: dict[str, Any]) -> dict[str, Tensor]:
     """What `write_weights` wrote, by the names in the training module. Raises KeyError for one that is not there."""
     if "lora_metadata" in about:
         saved = load_file(folder / LORA_FILE)
-        return {name: saved[to_file_name(name)] for name in about["names"]}
+        if about.get("token"):
+            saved |= load_file(folder / TOKEN_FILE)
+        return {name: saved[file_key(name) or to_file_name(name)] for name in about["names"]}
     return {PREFIX + name: tensor for name, tensor in load_file(folder / WEIGHTS).items()}
 
 

@@ -26,7 +26,8 @@ def names() -> tuple[str, ...]:
 def build(name: str, **settings: Any) -> Any:
     """The objective of a conf file's name with its settings, e.g. ``build("mapo", beta=8)``.
 
-    Raises UserError for an unknown name, and for a setting that is unknown, missing or out of range.
+    A setting that is an objective itself is a mapping of its name and settings. Raises UserError for an unknown name,
+    and for a setting that is unknown, missing or out of range.
     """
     if name not in names():
         close = get_close_matches(str(name), names(), 1)
@@ -41,7 +42,7 @@ def build(name: str, **settings: Any) -> Any:
     missing = [key for key, setting in known.items() if setting.default is MISSING and key not in settings]
     if missing:
         raise UserError(f"The objective {name} needs a value for {', '.join(missing)}.")
-    return objective(**settings)
+    return objective(**{key: build(**value) if isinstance(value, dict) else value for key, value in settings.items()})
 
 
 def _objective_class(name: str) -> type[Method]:

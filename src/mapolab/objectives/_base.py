@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -20,7 +21,10 @@ class PairErrors:
     chosen, rejected: under the model in training. reference_chosen, reference_rejected: under the frozen reference,
     at the same noise and timestep. What a method does not need is None.
     labels: 1, the chosen image is preferred, or a single image (with no rejected one) is liked; 0, a single image is
-    disliked; 0.5, a tie. None: all 1. weights: factors of the per-sample losses. None: all 1.
+    disliked; 0.5, a tie; between 0.5 and 1, the probability that the chosen image is preferred. None: all 1.
+    weights: factors of the per-sample losses. None: all 1.
+    chosen_reference_product, chosen_rejected_product: mean over C, H, W of (prediction - target) on the chosen image
+    times that of the reference on it, and times that of the model on the rejected image.
     """
 
     chosen: Tensor
@@ -29,6 +33,8 @@ class PairErrors:
     reference_rejected: Tensor | None = None
     labels: Tensor | None = None
     weights: Tensor | None = None
+    chosen_reference_product: Tensor | None = None
+    chosen_rejected_product: Tensor | None = None
 
 
 @dataclass
@@ -49,6 +55,7 @@ class Method:
 
     learns_from: ClassVar[str] = "pairs"
     needs_reference: ClassVar[bool] = False
+    has_batch_statistic: ClassVar[bool] = False  # a sample's loss depends on the others of its forward pass
 
     def __post_init__(self) -> None:
         for setting in fields(self):
@@ -57,13 +64,20 @@ class Method:
             if allowed is not None and not allowed.includes(value):
                 raise UserError(f"objective.{setting.name} is {value!r}; give {allowed.words}.")
 
+    def over_ranks(self, mean: Callable[[Tensor], Tensor]) -> Self:
+        """The method for training on several ranks; mean: averages a scalar over them."""
+        return self
+
 
 @dataclass(frozen=True)
 class Objective(Method, ABC):
     """A loss as a pure function of per-pair errors."""
 
     needs_rejected: ClassVar[bool] = True
+    needs_products: ClassVar[bool] = False  # the two products of PairErrors
     uses_ties: ClassVar[bool] = False
+    uses_soft_labels: ClassVar[bool] = False  # else a pair's label is rounded to what is more likely
+    needs_inversion: ClassVar[str | None] = None  # the kind of noise (diffusion.noise) that the method is made for
     takes_single_images: ClassVar[bool] = False  # liked ones; with needs_rejected also disliked ones
 
     @abstractmethod
@@ -79,7 +93,7 @@ class Objective(Method, ABC):
         """
         self._check(errors)
         # The few scalars of a batch cost nothing in float64, and the links below lose digits in float32.
-        exact = PairErrors(*(_double(getattr(errors, item.name)) for item in fields(PairErrors)))
+        exact = PairErrors(*(to_double(getattr(errors, item.name)) for item in fields(PairErrors)))
         terms = self.terms(exact)
         if exact.weights is not None:
             terms = {name: term * exact.weights for name, term in terms.items()}
@@ -93,6 +107,7 @@ class Objective(Method, ABC):
         pairs = self.needs_rejected and not single
         needed = {"rejected": pairs, "reference_chosen": self.needs_reference}
         needed["reference_rejected"] = pairs and self.needs_reference
+        needed["chosen_reference_product"] = needed["chosen_rejected_product"] = pairs and self.needs_products
         missing = [name for name, is_needed in needed.items() if is_needed and getattr(errors, name) is None]
         if missing:
             raise UserError(f"{type(self).__name__} needs the errors {', '.join(missing)}: pass them in PairErrors.")
@@ -128,6 +143,15 @@ class Allowed:
         return is_number and (value >= self.least if self.closed else value > self.least) and value < self.limit
 
 
+class AnObjective:
+    """Any objective with a rejected image."""
+
+    words = "the name and settings of an objective on pairs, such as {name: diffusion_dpo, beta: 5000}"
+
+    def includes(self, value: object) -> bool:
+        return isinstance(value, Objective) and value.needs_rejected
+
+
 def positive(default: float | None = None):
     """A dataclass field that must be a finite number above 0."""
     return _setting(Allowed("a finite number above 0", closed=False), default)
@@ -138,12 +162,18 @@ def not_negative(default: float | None = None):
     return _setting(Allowed("a finite number of 0 or more"), default)
 
 
-def share(below: float, default: float | None = None):
-    """A dataclass field that must be a number from 0 to `below`, without `below` itself."""
-    return _setting(Allowed(f"a number from 0 to {below:g}, without {below:g} itself", limit=below), default)
+def share(below: float, above_zero: bool = False):
+    """A dataclass field that must be a number from 0 to `below`, without `below` itself; above_zero: without 0 too."""
+    words = f"a number between 0 and {below:g}" if above_zero else f"a number from 0 to below {below:g}"
+    return _setting(Allowed(words, closed=not above_zero, limit=below), None)
 
 
-def _setting(allowed: Allowed, default: float | None):
+def objective_of():
+    """A dataclass field that holds another objective, one that looks at pairs."""
+    return _setting(AnObjective(), None)
+
+
+def _setting(allowed: Allowed | AnObjective, default: float | None):
     metadata = {"allowed": allowed}
     return field(metadata=metadata) if default is None else field(default=default, metadata=metadata)
 
@@ -151,6 +181,11 @@ def _setting(allowed: Allowed, default: float | None):
 def margins(errors: PairErrors) -> Tensor:
     """(B,) by how much more than the reference the model favours the chosen image: (e_l - e_w) - (r_l - r_w)."""
     return (errors.rejected - errors.chosen) - (errors.reference_rejected - errors.reference_chosen)
+
+
+def preference_logits(errors: PairErrors, beta: float) -> Tensor:
+    """(B,) u = -(beta/2) [(e_w - e_l) - (r_w - r_l)]: Diffusion-DPO's estimate of the log-odds that w is preferred."""
+    return beta / 2 * margins(errors)
 
 
 def error_logs(errors: PairErrors) -> dict[str, Tensor]:
@@ -179,7 +214,8 @@ def exact_labels(errors: PairErrors) -> Tensor:
     return torch.ones_like(errors.chosen) if errors.labels is None else errors.labels
 
 
-def _double(tensor: Tensor | None) -> Tensor | None:
+def to_double(tensor: Tensor | None) -> Tensor | None:
+    """In float64 where the device has it, else on the CPU."""
     if tensor is None:
         return None
     # MPS has no float64; everywhere else the numbers stay where they are.

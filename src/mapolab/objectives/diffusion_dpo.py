@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch.nn.functional as F
 from torch import Tensor
 
-from mapolab.objectives._base import Objective, PairErrors, margins, positive
+from mapolab.objectives._base import Objective, PairErrors, positive, preference_logits
 
 
 @dataclass(frozen=True)
@@ -16,16 +16,18 @@ class DiffusionDPO(Objective):
     """L = -log s(-(B/2) [(e_w - e_l) - (r_w - r_l)]).
 
     Wallace et al., 2311.12908, equation 14; the half is the published program's (its B is the paper's beta T w twice).
-    A tie is a pair whose either image wins with probability 1/2: the cross-entropy with that, half of L(m) + L(-m).
+    A pair whose chosen image wins with probability p (1/2 for a tie) has the cross-entropy with that: p L(m) + (1 - p)
+    L(-m).
     beta: B; 5000 for SDXL, 2000 to 5000 for Stable Diffusion 1.5.
     """
 
     beta: float = positive()
     needs_reference: ClassVar[bool] = True
     uses_ties: ClassVar[bool] = True
+    uses_soft_labels: ClassVar[bool] = True
 
     def terms(self, errors: PairErrors) -> dict[str, Tensor]:
-        logits = self.beta / 2 * margins(errors)
+        logits = preference_logits(errors, self.beta)
         preference = -F.logsigmoid(logits)
         if errors.labels is not None:
             # -log s(-x) = x - log s(x), so this is label L(x) + (1 - label) L(-x).

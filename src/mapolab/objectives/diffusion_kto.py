@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import ClassVar
+from dataclasses import dataclass, field, replace
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -29,6 +29,7 @@ class DiffusionKTO(Objective):
     beta: float = positive()
     mean_over_ranks: Callable[[Tensor], Tensor] = field(default=_this_rank, repr=False, compare=False)
     needs_reference: ClassVar[bool] = True
+    has_batch_statistic: ClassVar[bool] = True
     takes_single_images: ClassVar[bool] = True
 
     def terms(self, errors: PairErrors) -> dict[str, Tensor]:
@@ -40,6 +41,9 @@ class DiffusionKTO(Objective):
         gain_rejected = errors.reference_rejected - errors.rejected
         z0 = self._reference_point(torch.cat([gain, gain_rejected]))
         return {"liked": self._loss(gain - z0) / 2, "disliked": self._loss(z0 - gain_rejected) / 2}
+
+    def over_ranks(self, mean: Callable[[Tensor], Tensor]) -> Self:
+        return replace(self, mean_over_ranks=mean)
 
     def _reference_point(self, gains: Tensor) -> Tensor:
         return self.mean_over_ranks(gains.detach().mean()).clamp_min(0)

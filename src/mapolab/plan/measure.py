@@ -10,15 +10,18 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from mapolab import objectives
-from mapolab.diffusion.errors import DenoisingTask, per_sample_errors, predict
+from mapolab.diffusion.errors import DenoisingTask, pair_errors, predict
+from mapolab.diffusion.inversion import Inversion
 from mapolab.models.encoder import PIXELS_AT_ONCE
 from mapolab.models.lora import adapters_off
 from mapolab.models.precision import DTYPES
-from mapolab.objectives import PairErrors
+from mapolab.models.trained import trains_text
 from mapolab.plan.models import Architecture, meta_text, meta_trained, meta_unet, meta_vae
 from mapolab.plan.trace import Count, counting, fake
 
-TOKENS = 77
+TOKENS, TIMESTEPS = 77, 1000
+# References that compute through the trained UNet itself, with other values in place of what is trained.
+WITHOUT_A_COPY = ("lora_off", "ema", "refreshed")
 AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 
@@ -26,9 +29,9 @@ AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 class Measured:
     """Of one batch on one device.
 
-    flops: by part (vae, text, unet_forward, reference, backward). The rest are bytes. activations: the most that a
-    forward and backward pass holds beside weights, reference and finished gradients; with_gradients: those included,
-    where no gradient is there before. encoding: the most that encoding the batch holds.
+    flops: by part (vae, text, unet_forward, reference, backward, inversion). The rest are bytes. activations: the most
+    that a forward and backward pass holds beside weights, reference and finished gradients; with_gradients: those
+    included, where no gradient is there before. encoding: the most that encoding the batch holds.
     """
 
     flops: dict[str, int]
@@ -46,7 +49,7 @@ class Step:
         self.objective = objectives.build(**config["objective"])
         self.sides = 2 if self.objective.needs_rejected else 1
         self.online = not config["data"]["cache"]
-        self.trains_text = bool(self.model["lora"] and self.model["lora"]["text_encoders"])
+        self.trains_text = trains_text(self.model["lora"])
 
     def measure(self, pairs: int, checkpointing: bool) -> Measured:
         """Trace a batch of `pairs`."""
@@ -75,29 +78,38 @@ class Step:
                 embeds = encode_text(text, pairs) if text else self._embeds(pairs)
                 marks.append(count().flops)
                 task = self._task(pairs, *embeds)
-                errors = per_sample_errors(predict(unet, task), task.target)
+                prediction = predict(unet, task)
                 marks.append(count().flops)
-                found = [errors, *([] if reference is None else [self._reference_errors(reference, unet, task)])]
+                compared = None if reference is None else self._reference_prediction(reference, unet, task)
                 marks.append(count().flops)
-                loss = self.objective(self._pair_errors(*found)).loss
+                products = self.objective.needs_products
+                loss = self.objective(pair_errors(prediction, task.target, compared, self.sides == 2, products)).loss
             loss.backward()
             total = count()
         marks.append(total.flops)
         names = "text", "unet_forward", "reference", "backward"
         parts = {name: after - before for name, (before, after) in zip(names, pairwise(marks), strict=True)}
-        return parts, total
+        return parts | {"inversion": round(parts["unet_forward"] * self._inversion_passes())}, total
+
+    def _inversion_passes(self) -> float:
+        """Forward passes that find an image's noise, of which none needs more memory than the training step."""
+        diffusion = self.config["diffusion"]
+        if diffusion.get("noise", "gaussian") == "gaussian":
+            return 0.0
+        first, last = diffusion["timestep_range"] or (0, TIMESTEPS - 1)
+        return Inversion.from_config(diffusion).forward_passes(first, last, TIMESTEPS)
 
     def _reference(self, unet: nn.Module, mode: FakeTensorMode) -> nn.Module | None:
-        if self.reference_kind in (None, "lora_off"):
+        if self.reference_kind in (None, *WITHOUT_A_COPY):
             return unet if self.reference_kind else None
         copy = meta_unet(self.architecture.configs["unet"]).requires_grad_(False).eval()
         return fake(copy, mode, DTYPES[self.model["reference_dtype"]])
 
-    def _reference_errors(self, reference: nn.Module, unet: nn.Module, task: DenoisingTask) -> Tensor:
+    def _reference_prediction(self, reference: nn.Module, unet: nn.Module, task: DenoisingTask) -> Tensor:
         off = adapters_off(unet) if reference is unet else contextlib.nullcontext()
         dtype = None if reference is unet else reference.dtype
         with torch.no_grad(), off:
-            return per_sample_errors(predict(reference, task, dtype), task.target)
+            return predict(reference, task, dtype)
 
     def _trace_vae(self, mode: FakeTensorMode, pairs: int) -> tuple[int, int]:
         """As `models.encoder` does it: some images at a time, without gradients."""
@@ -137,9 +149,6 @@ class Step:
             target=torch.empty_like(latents),
         )
 
-    def _pair_errors(self, errors: Tensor, reference: Tensor | None = None) -> PairErrors:
-        return PairErrors(*_two(errors, self.sides), *_two(reference, self.sides))
-
     def _autocast(self) -> contextlib.AbstractContextManager:
         dtype = AUTOCAST.get(self.config["trainer"]["precision"])
         return contextlib.nullcontext() if dtype is None else torch.autocast("cpu", dtype)
@@ -150,10 +159,3 @@ def encode_text(encoders: list[nn.Module], prompts: int) -> tuple[Tensor, Tensor
     tokens = torch.empty(prompts, encoders[0].config.max_position_embeddings, dtype=torch.int64)
     outputs = [encoder(tokens, output_hidden_states=True) for encoder in encoders]
     return torch.cat([output.hidden_states[-2] for output in outputs], dim=-1), outputs[-1].text_embeds
-
-
-def _two(values: Tensor | None, sides: int) -> tuple[Tensor | None, Tensor | None]:
-    """Chosen and rejected."""
-    if values is None or sides == 1:
-        return values, None
-    return values.chunk(2)

@@ -8,7 +8,7 @@ from diffusers.models.resnet import ResnetBlock2D
 from torch import nn
 
 from mapolab.models.precision import DTYPES
-from mapolab.plan.measure import Measured, Step
+from mapolab.plan.measure import WITHOUT_A_COPY, Measured, Step
 from mapolab.plan.models import meta_text, meta_trained, meta_vae
 
 FLOAT32 = 4
@@ -87,11 +87,7 @@ class Weights:
         double = 2 if self.config["trainer"]["precision"] == "64-true" else 1
         trained = double * sum(item.numel() * item.element_size() for item in self.trained)
         frozen = double * sum(count * DTYPES[self.model[key]].itemsize for key, count in self.frozen.items())
-        copy = (
-            self.unet_size * DTYPES[self.model["reference_dtype"]].itemsize
-            if reference not in (None, "lora_off")
-            else 0
-        )
+        copy = self._copy(reference, trained)
         average = FLOAT32 * self.trained_count if self.config["trainer"]["ema_decay"] else 0
         on_cpu, offloaded = self.config["trainer"]["ema_on_cpu"], reference == "offloaded_copy"
         parts = {
@@ -105,6 +101,13 @@ class Weights:
             "persistent_gradients": self.config["trainer"]["gradient_accumulation"] > 1,
         }
         return Static(**parts | self._divided(parts, frozen, world_size, strategy))
+
+    def _copy(self, reference: str | None, trained: int) -> int:
+        """Bytes of the reference; one that moves is a copy of what is trained."""
+        if reference in (None, "lora_off"):
+            return 0
+        moves = reference in WITHOUT_A_COPY
+        return trained if moves else self.unet_size * DTYPES[self.model["reference_dtype"]].itemsize
 
     def _divided(self, parts: dict[str, Any], frozen: int, world: int, strategy: dict[str, Any]) -> dict[str, Any]:
         """The parts that a strategy changes."""

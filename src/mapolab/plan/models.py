@@ -10,6 +10,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 
 from mapolab.errors import UserError
 from mapolab.models.architecture import check_architecture
+from mapolab.models.learned_token import LearnedRow, learned_token
 from mapolab.models.lora import add_adapters, text_adapters, unet_adapter
 from mapolab.models.pipeline_folder import PipelineFolder
 from mapolab.models.precision import DTYPES
@@ -61,6 +62,10 @@ def meta_trained(architecture: Architecture, model: dict[str, Any]) -> tuple[UNe
     if model["lora"] and model["lora"]["text_encoders"]:
         for encoder, config in zip(text, text_adapters(model["lora"], len(text[0].encoder.layers)), strict=True):
             add_adapters(encoder, config, 0, 0)
+    if learned_token(model["lora"]):
+        for encoder in text:
+            table = encoder.get_input_embeddings()
+            encoder.set_input_embeddings(LearnedRow(table, table.num_embeddings, 0))
     return unet.train(), text
 
 

@@ -19,6 +19,7 @@ CURVES = {
     "error_rejected": ("error, rejected", "on the other pictures"),
     "margin": ("margin", "as the method's preference term sees it"),
     "implicit_accuracy": ("implicit accuracy", "share of pairs ranked as preferred"),
+    "reward": ("reward", "mean over a round's pictures, of methods that draw their own"),
     "gradient_norm": ("gradient norm", "before clipping"),
 }
 POINTS = 200

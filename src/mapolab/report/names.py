@@ -11,6 +11,14 @@ METHOD_NAMES = {
     "diffusion_dpo": "Diffusion-DPO",
     "diffusion_kto": "Diffusion-KTO",
     "orpo": "Diffusion-ORPO",
+    "ddpo": "DDPO",
+    "cdpo": "Conservative DPO",
+    "ipo": "IPO",
+    "dmpo": "DMPO",
+    "dspo": "DSPO",
+    "sdpo": "SDPO",
+    "inpo": "InPO",
+    "smpo": "SmPO",
 }
 
 

@@ -87,9 +87,12 @@ TEMPLATES = ("{concept} on {colour} background", "{plain_colour} background with
 
 def caption(concept: str, colour: str, template: int) -> str:
     """The caption of a drawing: ``caption("red-apple", "blue", 0) == "an apple on a blue background"``."""
-    return TEMPLATES[template].format(
-        concept=_with_article(CONCEPTS[concept]), colour=_with_article(colour), plain_colour=colour
-    )
+    return describe(CONCEPTS[concept], colour, template)
+
+
+def describe(words: str, colour: str, template: int) -> str:
+    """The same of any words: ``describe("kite", "blue", 1) == "blue background with a kite"``."""
+    return TEMPLATES[template].format(concept=_with_article(words), colour=_with_article(colour), plain_colour=colour)
 
 
 def _with_article(words: str) -> str:

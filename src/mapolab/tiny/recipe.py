@@ -32,6 +32,8 @@ from mapolab.tiny.classifiers import generator_rows, train_concept, train_style
 from mapolab.tiny.judges import write_palette, write_pixel_statistics
 from mapolab.tiny.networks import build_pipeline
 from mapolab.tiny.pairs import write_pairs, write_prompts
+from mapolab.tiny.subject import write_subject, write_subject_pairs, write_subject_prompts
+from mapolab.tiny.tasks import write_dishes, write_task_pairs, write_task_prompts
 
 SAVE_EVERY = 500
 
@@ -75,7 +77,13 @@ def run(config: dict) -> Path:
     for stage in (_vae_stage, _base_stage, _scorer_stage):
         stage(settings, seed, folder)
     write_pairs(folder / "emoji" / "pairs", seed)
+    write_task_pairs(folder / "emoji" / "pairs", seed)
+    write_task_prompts(folder / "emoji" / "prompts")
+    write_dishes(folder / "emoji" / "dishes", seed)
     write_prompts(folder / "emoji" / "prompts")
+    write_subject(folder / "emoji" / "subject", seed)
+    write_subject_prompts(folder / "emoji" / "prompts")
+    write_subject_pairs(folder / "emoji" / "pairs" / "subject.parquet", folder / "tiny_twin", seed)
     print(f"The tiny twin lies in {folder}; its figures in {folder / 'report.json'}.")
     return folder
 

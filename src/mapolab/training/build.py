@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mapolab.diffusion.inversion import Inversion
 from mapolab.diffusion.timesteps import Timesteps
 from mapolab.models.encoder import Encoder
 from mapolab.models.precision import DTYPES
@@ -22,7 +23,7 @@ def build_module(config: dict[str, Any], objective: Any, sdxl: SDXL) -> Alignmen
     # Before the checkpoint's weights are loaded: the reference is the model that the run started from.
     reference = None
     if objective.needs_reference:
-        reference = build_reference(reference_kind(config), trained.unet, DTYPES[model["reference_dtype"]])
+        reference = build_reference(reference_kind(config), trained.unet, DTYPES[model["reference_dtype"]], model)
     if model["compile"]:
         trained.unet.compile_repeated_blocks()
     return AlignmentModule(
@@ -33,11 +34,12 @@ def build_module(config: dict[str, Any], objective: Any, sdxl: SDXL) -> Alignmen
         optimizer=config["optimizer"],
         schedule=config["schedule"],
         timesteps=Timesteps.from_config(config["diffusion"], scheduler.config.num_train_timesteps),
+        inversion=Inversion.from_config(config["diffusion"]),
         reference=reference,
         encoder=None if data["cache"] else Encoder.load(sdxl, with_text=trained.text is None),
         sample_posterior=data["vae_posterior"] == "sample",
         prompt_dropout=data["prompt_dropout"],
-        empty_prompt=_empty_prompt(sdxl) if data["prompt_dropout"] else None,
+        empty_prompt=empty_prompt(sdxl) if data["prompt_dropout"] else None,
     )
 
 
@@ -46,7 +48,7 @@ def reference_kind(config: dict[str, Any]) -> str:
     return choose_reference(config["model"]["reference"], config["model"]["lora"] is not None)
 
 
-def _empty_prompt(sdxl: SDXL) -> tuple[Tensor, Tensor] | None:
+def empty_prompt(sdxl: SDXL) -> tuple[Tensor, Tensor] | None:
     """Embeddings of no prompt; None: zeros, for pipelines that generate with those."""
     if sdxl.empty_prompt_is_zero:
         return None

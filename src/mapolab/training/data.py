@@ -35,13 +35,27 @@ def open_data(config: dict[str, Any], objective: Any) -> Source:
         )
     if data["ties"] == "keep" and not objective.uses_ties:
         raise UserError(f"The objective {name} cannot use ties. Set data.ties=drop, or use objective=diffusion_dpo.")
+    _check_noise(objective, config)
     if singles and name == "sft" and (data["label_flip_probability"] or data["label_noise_probability"]):
         raise UserError(
             "SFT uses liked single images only, so there is no label to change. Set data.label_flip_probability and "
             "data.label_noise_probability to 0, or use data with pairs."
         )
+    _check_weights(data, source)
     _check_size(config, sum(source.block_sizes))
     return source
+
+
+def _check_weights(data: dict[str, Any], source: Source) -> None:
+    if data["weights"] == "column" and not source.has_weights:
+        raise UserError(
+            f"data.weights=column, but {data['path']} has no column weight. Add one, or set data.weights=none."
+        )
+    if data["weights"] == "per_prompt" and source.has_weights:
+        raise UserError(
+            f"{data['path']} has a column weight, which takes the place of the prompts' counts. Set "
+            "data.weights=column, or none."
+        )
 
 
 def _check_size(config: dict[str, Any], rows: int) -> None:
@@ -52,6 +66,16 @@ def _check_size(config: dict[str, Any], rows: int) -> None:
             f"An optimizer step takes {step} pairs (data.batch_size {batch} x trainer.gradient_accumulation "
             f"{accumulation} x {step // batch // accumulation} processes), but {config['data']['path']} has only "
             f"{rows} rows. Make one of them smaller."
+        )
+
+
+def _check_noise(objective: Any, config: dict[str, Any]) -> None:
+    """A method that is nothing but its noise must not run without it."""
+    wanted, noise = objective.needs_inversion, config["diffusion"]["noise"]
+    if wanted is not None and noise == "gaussian":
+        raise UserError(
+            f"The objective {config['objective']['name']} learns from inverted noise, but diffusion.noise=gaussian. "
+            f"Use diffusion={wanted}, or objective=diffusion_dpo."
         )
 
 
@@ -68,6 +92,16 @@ def check_held_out(config: dict[str, Any], source: Source) -> str | None:
         return None
     kept_in = cache_folder(config) / "overlap"
     return check_split(source, prompts, image_ids, config["data"]["allow_overlap"], kept_in)
+
+
+def check_captions(config: dict[str, Any], source: Source, token: str) -> None:
+    """Raise UserError where no caption holds the token that is to be learned: its embedding would never be used."""
+    captions = (text.caption for block in range(len(source.block_sizes)) for text in source.texts(block))
+    if not any(token in caption.lower() for caption in captions if caption is not None):
+        raise UserError(
+            f"model.lora.learned_token={token}, but no caption of {config['data']['path']} holds it. Write it into the "
+            f"captions in the subject's place, such as 'a {token} on a beach', or correct the token."
+        )
 
 
 def held_out_config(config: dict[str, Any]) -> dict[str, Any]:
@@ -111,7 +145,12 @@ def build_datamodule(config: dict[str, Any], objective: Any, source: Source, sdx
     # Of single images SFT learns the liked ones; methods with two sides take both kinds.
     selection = Selection(ties=data["ties"] == "keep", zeros=not singles or objective.needs_rejected)
     draw = Draw(
-        config["seed"], sides, data["flip_probability"], data["label_flip_probability"], data["label_noise_probability"]
+        config["seed"],
+        sides,
+        data["flip_probability"],
+        data["label_flip_probability"],
+        data["label_noise_probability"],
+        objective.uses_soft_labels,
     )
     settings = LoaderSettings(
         batch_size=data["batch_size"],
@@ -119,8 +158,8 @@ def build_datamodule(config: dict[str, Any], objective: Any, source: Source, sdx
         window=_window(data),
         cache=cache_spec(config, source, sdxl) if data["cache"] else None,
         num_workers=data["num_workers"],
-        weighted=data["weights"] == "per_prompt",
-        fixed_forward=hasattr(objective, "mean_over_ranks") or data["aspect_buckets"],
+        weighted=data["weights"] != "none",
+        fixed_forward=objective.has_batch_statistic or data["aspect_buckets"],
     )
     return PairDataModule(source, sdxl, selection, draw, settings, cache_folder(config))
 

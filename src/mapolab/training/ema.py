@@ -1,10 +1,12 @@
-"""An exponential moving average of the trained weights."""
+"""What follows the trained weights: an exponential moving average of them, and a reference that moves."""
 
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
+
+from mapolab.models.reference import MovingCopy
 
 
 class ExponentialMovingAverage(Callback):
@@ -45,3 +47,22 @@ class ExponentialMovingAverage(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.weights = state_dict["weights"]
+
+
+class ReferenceFollows(Callback):
+    """Moves the reference after every optimizer step; its weights are part of the checkpoint."""
+
+    def __init__(self, reference: MovingCopy):
+        self.reference = reference
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
+            self.reference.follow(trainer.global_step)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"weights": self.reference.weights}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.reference.weights = state_dict["weights"]

@@ -56,6 +56,12 @@ def fault(folder: Path) -> str | None:
     return f"{damaged[0]} is missing or damaged" if damaged else None
 
 
+def sweep(path: Path) -> None:
+    """Remove what a killed process left half-written in a folder of such folders."""
+    for leftover in path.glob(".*.tmp"):
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
 def discard(folder: Path) -> None:
     """Remove a folder: first its name, in one step, then its content."""
     doomed = folder.parent / f".{folder.name}.{secrets.token_hex(4)}.tmp"

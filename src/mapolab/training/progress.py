@@ -9,7 +9,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from mapolab.training.metrics import StepMetrics
 
 LINES_PER_RUN = 10
-UNITS = {"loss": "loss {:.4f}", "implicit_accuracy": "accuracy {:.2f}", "samples_per_second": "{:.1f} samples/s"}
+UNITS = {
+    "loss": "loss {:.4f}",
+    "implicit_accuracy": "accuracy {:.2f}",
+    "reward": "reward {:.3f}",
+    "samples_per_second": "{:.1f} samples/s",
+}
 
 
 def describe(row: dict[str, float]) -> str:

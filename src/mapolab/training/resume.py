@@ -4,7 +4,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from mapolab.training.folders import discard, fault
+from mapolab.training.folders import discard, fault, sweep
 
 
 def step_of(checkpoint: Path) -> int:
@@ -46,8 +46,7 @@ class CheckpointFolder:
 
     def sweep(self) -> None:
         """Remove what a killed process left half-written. Only for the holder of the run's lock."""
-        for leftover in self.path.glob(".*.tmp"):
-            shutil.rmtree(leftover, ignore_errors=True)
+        sweep(self.path)
 
     def trim(self, keep: int, best: int | None = None) -> None:
         """Remove all but the newest `keep` and the one of step `best`."""

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,17 +18,22 @@ from mapolab.data.records import Source
 from mapolab.diffusion.timesteps import Timesteps
 from mapolab.errors import Interrupted, RunError, UserError
 from mapolab.job_record import RECORD
+from mapolab.models.learned_token import check_token, learned_token
 from mapolab.models.lora import check_targets
+from mapolab.models.reference import MovingCopy
 from mapolab.models.saved import folder_name, write_weights
 from mapolab.models.sdxl import SDXL
 from mapolab.runs import RunFolder, label, timestamp
+from mapolab.training.base_module import BaseModule
 from mapolab.training.build import build_module, reference_kind
 from mapolab.training.cluster import SameStep
 from mapolab.training.cpu import tune_cpu
-from mapolab.training.data import build_datamodule, check_held_out, held_out_config, open_data
-from mapolab.training.ema import ExponentialMovingAverage
+from mapolab.training.data import build_datamodule, check_captions, check_held_out, held_out_config, open_data
+from mapolab.training.ema import ExponentialMovingAverage, ReferenceFollows
 from mapolab.training.folders import FolderWriter
 from mapolab.training.metrics import MetricsFile, StepMetrics, summary
+from mapolab.training.online.build import build_online, check_drawing
+from mapolab.training.online.prompts import open_prompts
 from mapolab.training.progress import progress_callbacks
 from mapolab.training.replaced import BrokenRows
 from mapolab.training.requeue import Requeue
@@ -116,6 +122,8 @@ def _close(folder: RunFolder, status: str, failure: str | None) -> None:
     finished = timestamp() if status == "finished" else None
     try:
         folder.update(status=status, failure=failure, finished=finished, **figures)
+        if finished:  # they are for going on in the middle of a round
+            shutil.rmtree(folder.path / "rollouts", ignore_errors=True)
     except OSError:
         if failure is None:
             raise
@@ -146,12 +154,18 @@ def prepare(config: dict[str, Any]) -> Parts:
     if config["strategy"]["options"]:
         check_options(config["strategy"])
     objective = objectives.build(**config["objective"])
-    source = open_data(config, objective)
+    draws_itself = objective.learns_from == "samples"
+    source = open_prompts(config) if draws_itself else open_data(config, objective)
     note = check_held_out(config, source)
     sdxl = SDXL.from_config(config["model"], config["diffusion"])
     Timesteps.from_config(config["diffusion"], sdxl.load_scheduler().config.num_train_timesteps)
-    if config["model"]["lora"]:
-        check_targets(config["model"]["lora"], sdxl.parts.config("unet"))
+    if lora := config["model"]["lora"]:
+        check_targets(lora, sdxl.parts.config("unet"))
+        if token := learned_token(lora):
+            check_token(token, lora["token_initial"], sdxl.load_tokenizers())
+            check_captions(config, source, token)
+    if draws_itself:
+        check_drawing(config, sdxl)
     return Parts(objective, source, sdxl, (note,) if note else ())
 
 
@@ -159,22 +173,22 @@ def _fit(config: dict[str, Any], parts: Parts, path: Path, stop: StopRequest, re
     """Continue from the newest sound checkpoint if there is one, train, write the final weights."""
     settings = config["trainer"]
     pl.seed_everything(config["seed"], verbose=False)
-    module = build_module(config, parts.objective, parts.sdxl)
+    module, datamodule = _build(config, parts, path)
     checkpoints = CheckpointFolder(path / "checkpoints")
     metrics = StepMetrics(None if rank_zero_only.rank else MetricsFile(path / "metrics.csv"), settings["log_every"])
     ema = ExponentialMovingAverage(settings["ema_decay"], settings["ema_on_cpu"]) if settings["ema_decay"] else None
+    follows = ReferenceFollows(module.reference) if isinstance(module.reference, MovingCopy) else None
     shown = "off" if rank_zero_only.rank else settings["progress"]
-    display = progress_callbacks(shown, metrics, label(config["objective"]), settings["log_every"])
+    display = progress_callbacks(shown, metrics, label(config["objective"], config["rollout"]), settings["log_every"])
     validation = _validation(config, parts, path)
     saving = SaveAndStop(
         checkpoints, settings["checkpoint_every"], settings["keep_checkpoints"], stop, requeue, validation
     )
-    datamodule = build_datamodule(config, parts.objective, parts.source, parts.sdxl)
     broken = BrokenRows(path / "broken_rows.csv", config["data"]["max_broken_share"], parts.source)
     broken.check_files()
     callbacks = [
         callback
-        for callback in (SameStep(), ema, metrics, *display, broken, validation, saving)
+        for callback in (SameStep(), ema, follows, metrics, *display, broken, validation, saving)
         if callback is not None
     ]
     resumed = checkpoints.newest_sound(set_aside=not rank_zero_only.rank)
@@ -186,6 +200,14 @@ def _fit(config: dict[str, Any], parts: Parts, path: Path, stop: StopRequest, re
         about = module.model.about(module.trained_names)
         with FolderWriter(path / folder_name(about)) as target:
             write_weights(target, weights, about)
+
+
+def _build(config: dict[str, Any], parts: Parts, path: Path) -> tuple[BaseModule, pl.LightningDataModule]:
+    """The run's modules, by what its objective learns from."""
+    if parts.objective.learns_from == "samples":
+        return build_online(config, parts.objective, parts.source, parts.sdxl, path)
+    module = build_module(config, parts.objective, parts.sdxl)
+    return module, build_datamodule(config, parts.objective, parts.source, parts.sdxl)
 
 
 def _validation(config: dict[str, Any], parts: Parts, path: Path) -> Validation | None:

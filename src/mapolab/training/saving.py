@@ -54,6 +54,17 @@ class SaveAndStop(Checkpoint):
             self._leave(trainer)
         self.stop.saving = False
 
+    def leave_if_asked(self, trainer: Trainer) -> None:
+        """Save and leave where a step is about to begin, if that is wanted; for work between steps that takes long.
+
+        To be called by all ranks. Raises Interrupted.
+        """
+        stopping = trainer.strategy.reduce_boolean_decision(self.stop.wanted, all=False)
+        if stopping:
+            self.stop.saving = True
+            self._save(trainer)
+            self._leave(trainer)
+
     def _leave(self, trainer: Trainer) -> None:
         trainer.strategy.checkpoint_io.finish()
         trainer.strategy.barrier()

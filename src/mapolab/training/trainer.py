@@ -12,6 +12,7 @@ import transformers
 from lightning.pytorch import Callback, Trainer
 
 from mapolab.config.instantiate import instantiate
+from mapolab.config.rollout import passes_per_step
 from mapolab.errors import UserError
 from mapolab.runs import RunFolder
 from mapolab.training.checkpoint import FolderCheckpointIO
@@ -44,7 +45,7 @@ def make_trainer(config: dict[str, Any], path: Path, callbacks: list[Callback], 
             num_nodes=config["strategy"]["num_nodes"],
             precision=settings["precision"],
             max_steps=settings["max_steps"],
-            accumulate_grad_batches=settings["gradient_accumulation"],
+            accumulate_grad_batches=passes_per_step(config),
             gradient_clip_val=settings["gradient_clip_norm"],
             callbacks=callbacks,
             plugins=[FolderCheckpointIO(settings["checkpoint_in_background"]), *cluster_environment()],

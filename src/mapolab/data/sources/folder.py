@@ -39,6 +39,7 @@ class FolderSource:
     def __init__(self, path: str | Path):
         self.path = Path(path)
         self.images_per_row = 2 if (self.path / PAIRED[0]).is_dir() else 1
+        self.has_weights = False
         sides = PAIRED if self.images_per_row == 2 else SINGLE
         names = {side: image_names(self.path / side) for side in sides}
         # A pair is named once; a name without its partner stays a row, which is broken.

@@ -21,7 +21,7 @@ from mapolab.errors import UserError
 from mapolab.files import read_json, short_hash, write_json
 
 NEEDED = ("caption", "jpg_0")
-OPTIONAL = ("jpg_1", "label_0", "has_label", "image_0_uid", "image_1_uid", "num_example_per_prompt")
+OPTIONAL = ("jpg_1", "label_0", "has_label", "image_0_uid", "image_1_uid", "num_example_per_prompt", "weight")
 READERS = 16  # footers fetched at once
 TAIL = 1 << 16  # bytes read first; most footers fit
 # A row group is held in memory as a whole by every loader process.

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as parquet
 
-from mapolab.data.records import TIE, UNLABELLED, Blocks, BrokenFile, BrokenRow, EncodedImage, Record, RowText
+from mapolab.data.records import UNLABELLED, Blocks, BrokenFile, BrokenRow, EncodedImage, Record, RowText
 from mapolab.data.sources.index import NEEDED, OPTIONAL, Index
 from mapolab.data.sources.remote import DataFile, RangeCache, open_remote
 
@@ -29,6 +29,7 @@ class ParquetSource:
         self.fingerprint = index.fingerprint
         self.broken_files: tuple[BrokenFile, ...] = index.broken
         self.images_per_row = 2 if "jpg_1" in index.columns else 1
+        self.has_weights = "weight" in index.columns
         self.block_sizes = tuple(size for item in index.files for size in item.row_groups)
         self.places = [(item, group) for item in index.files for group in range(len(item.row_groups))]
         self.blocks = Blocks(self.block_sizes)
@@ -42,7 +43,7 @@ class ParquetSource:
 
     def texts(self, block: int) -> Sequence[RowText]:
         # Past the cache: its pieces are much larger than these columns, and a pass over all texts would fill it.
-        columns = ("caption", "image_0_uid", "image_1_uid", "num_example_per_prompt")
+        columns = ("caption", "image_0_uid", "image_1_uid", "num_example_per_prompt", "weight")
         table = self._read(block, columns, cache=None)
         if isinstance(table, str):
             return [RowText(None, ())] * self.block_sizes[block]
@@ -139,7 +140,7 @@ def _labels(table: pa.Table) -> np.ndarray:
     column = table["label_0"].combine_chunks()
     missing = np.asarray(column.is_null().to_numpy(zero_copy_only=False))
     values = column.fill_null(UNLABELLED).to_numpy(zero_copy_only=False).astype(np.float64)
-    known = np.isin(values, (0.0, TIE, 1.0))
+    known = (values >= 0) & (values <= 1)
     if "has_label" in table.column_names:
         judged = table["has_label"].combine_chunks().fill_null(True).to_numpy(zero_copy_only=False)
         return np.where(judged, np.where(known, values, np.nan), UNLABELLED)
@@ -147,8 +148,9 @@ def _labels(table: pa.Table) -> np.ndarray:
 
 
 def _weight(values: dict[str, Any]) -> float:
-    """1 / number of the prompt's examples; a prompt without a count is taken for its only one."""
-    return 1.0 / (values.get("num_example_per_prompt") or 1)
+    """The column `weight`, where the data has one; else 1 / number of the prompt's examples, 1 without a count."""
+    weight = values.get("weight")
+    return 1.0 / (values.get("num_example_per_prompt") or 1) if weight is None else weight
 
 
 def _bytes(value: Any) -> bytes:

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from mapolab.errors import UserError
 from mapolab.evaluation.scorers.classifier import PictureClassifier
-from mapolab.evaluation.scorers.pixels import as_tensor, background_colour, pixel_distance, pixel_statistics
+from mapolab.evaluation.scorers.pixels import appeal, as_tensor, background_colour, pixel_distance, pixel_statistics
 from mapolab.evaluation.scorers.scorer import Scorer
 from mapolab.evaluation.scorers.weights import identity
 from mapolab.paths import resolve
@@ -99,6 +99,45 @@ class BackgroundScorer(EmojiScorer):
     def judge(self, pictures: list[Image.Image], prompts: list[str]) -> torch.Tensor:
         named = torch.tensor([_named(prompt, self.colours) for prompt in prompts])
         return background_colour(as_tensor(pictures), self.palette) == named
+
+
+class AppealScorer(EmojiScorer):
+    """Colour and sharpness, about 0..1: what the annotators of the general pairs prefer. No network."""
+
+    name, kind, higher_is_better, minimum, maximum = "appeal", "score", True, 0.0, None
+    description = "mean saturation plus four times the mean gradient"
+
+    def __init__(self) -> None:
+        super().__init__(None)
+
+    def __call__(self, pictures: list[Image.Image], prompts: list[str]) -> torch.Tensor:
+        return appeal(as_tensor(pictures)).float()
+
+    def weights_identity(self) -> list[str]:
+        return []
+
+
+class AvoidsScorer(ConceptScorer):
+    """Probability, 0..1, that the picture does not show the avoided concept, by the classifier of forty concepts.
+
+    concept: a word of the captions, such as scissors.
+    """
+
+    name, kind, higher_is_better, minimum, maximum = "avoids", "probability", True, 0.0, 1.0
+    description = "probability that the avoided concept is not in the picture"
+
+    def __init__(self, concept: str = "scissors") -> None:
+        super().__init__()
+        if concept not in self.classifier.labels:
+            raise UserError(f"The scorer avoids knows no {concept}. It knows {', '.join(self.classifier.labels)}.")
+        self.concept = concept
+
+    @torch.no_grad()
+    def __call__(self, pictures: list[Image.Image], prompts: list[str]) -> torch.Tensor:
+        return 1 - self.classifier(as_tensor(pictures)).softmax(-1)[:, self.classifier.labels.index(self.concept)]
+
+    def weights_identity(self) -> list[str]:
+        return [*super().weights_identity(), self.concept]
 
 
 class PixelDistanceScorer(EmojiScorer):

@@ -49,6 +49,12 @@ def pixel_statistics(pictures: torch.Tensor) -> torch.Tensor:
     return torch.stack(columns, dim=1)
 
 
+def appeal(pictures: torch.Tensor) -> torch.Tensor:
+    """(B, 3, H, W) in [-1, 1] -> (B,) float64, about 0..1: mean saturation plus four times the mean gradient."""
+    rows = pixel_statistics(pictures)
+    return rows[:, STATISTICS.index("mean saturation")] + 4 * rows[:, STATISTICS.index("mean gradient")]
+
+
 def fit_statistics(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """(N, D) statistics of real pictures -> their mean (D,) and inverse covariance (D, D), slightly regularised."""
     centred = rows - rows.mean(0)

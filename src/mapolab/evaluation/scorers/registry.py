@@ -17,12 +17,15 @@ from mapolab.evaluation.scorers.scorer import Scorer
 
 HERE = "mapolab.evaluation.scorers"
 GROUP = "mapolab.scorers"
+KEY = "evaluation.scorers"  # where a config names them, unless its caller says another
 # name -> module, class, and the settings that the name stands for
 SCORERS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "style": (f"{HERE}.emoji", "StyleScorer", {}),
     "concept": (f"{HERE}.emoji", "ConceptScorer", {}),
     "background": (f"{HERE}.emoji", "BackgroundScorer", {}),
     "pixel_distance": (f"{HERE}.emoji", "PixelDistanceScorer", {}),
+    "appeal": (f"{HERE}.emoji", "AppealScorer", {}),
+    "avoids": (f"{HERE}.emoji", "AvoidsScorer", {}),
     "pickscore": (f"{HERE}.pickscore", "PickScore", {}),
     "hps_v2.1": (f"{HERE}.hps", "HPS", {"version": "v2.1"}),
     "hps_v2.0": (f"{HERE}.hps", "HPS", {"version": "v2.0"}),
@@ -30,13 +33,17 @@ SCORERS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "clip_score": (f"{HERE}.clip_score", "CLIPScore", {}),
     "image_reward": (f"{HERE}.image_reward", "ImageReward", {}),
     "nsfw": (f"{HERE}.nsfw", "NSFW", {}),
+    "subject": (f"{HERE}.subject", "SubjectScorer", {}),
+    "jpeg_size": (f"{HERE}.jpeg_size", "JPEGSize", {}),
 }
 
 Named = str | dict[str, Any]
 
 
-def build_scorers(named: list[Named], target_style: str | None = None, device: str = "cpu") -> list[Scorer]:
-    """The scorers that `evaluation.scorers` lists, in order: a name, or a mapping of `_target_` and settings.
+def build_scorers(
+    named: list[Named], target_style: str | None = None, device: str = "cpu", key: str = KEY
+) -> list[Scorer]:
+    """The scorers that the config lists under `key`, in order: a name, or a mapping of `_target_` and settings.
 
     Raises UserError for a name that does not exist, a setting that the scorer does not have, weights that are missing
     and two scorers of one name.
@@ -44,23 +51,23 @@ def build_scorers(named: list[Named], target_style: str | None = None, device: s
     scorers = [_build(entry, {"target_style": target_style, "device": device}) for entry in named]
     names = [scorer.name for scorer in scorers]
     if twice := next((name for name in names if names.count(name) > 1), None):
-        raise UserError(f"evaluation.scorers has {twice} twice, which would be one column. Leave one out.")
+        raise UserError(f"{key} has {twice} twice, which would be one column. Leave one out.")
     return scorers
 
 
-def check_names(named: list[Named]) -> None:
-    """Raise UserError for a name that does not exist; imports nothing."""
+def check_names(named: list[Named], key: str = KEY) -> None:
+    """Raise UserError for a name under `key` that does not exist; imports nothing."""
     for entry in named:
-        _split(entry)
+        _split(entry, key)
 
 
-def _split(entry: Named) -> tuple[str, dict[str, Any]]:
+def _split(entry: Named, key: str = KEY) -> tuple[str, dict[str, Any]]:
     settings = {"_target_": entry} if isinstance(entry, str) else dict(entry) if isinstance(entry, dict) else {}
     name = settings.pop("_target_", None)
     if name not in known_names():
         hint = did_you_mean(str(name), known_names())
         raise UserError(
-            f"evaluation.scorers names {name}.{hint} There are {', '.join(known_names())}. A scorer of your own is an "
+            f"{key} names {name}.{hint} There are {', '.join(known_names())}. A scorer of your own is an "
             f"entry point of the group {GROUP}: docs/evaluation.md shows one in ten lines."
         )
     return name, settings

@@ -82,7 +82,7 @@ def check_memory(configs: Sequence[dict[str, Any]], accelerator: str | None) -> 
     done = set()
     for config in configs:
         kind = repr([_memory_kind(config[key]) for key in ("model", "objective", "data", "optimizer", "strategy")])
-        if config["task"] != "align" or kind in done:
+        if config["task"] != "align" or config["rollout"] or kind in done:  # there is no plan of a rollout
             continue
         done.add(kind)
         plan = make_plan(config | asked)

@@ -1,0 +1,218 @@
+"""docs/study_tasks.md and its pictures, from the kept scores: whatever is there, with the number of seeds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from mapolab import files
+from mapolab.evaluation.statistics import Estimate, MethodScores, PairedBootstrap
+from mapolab.report.names import METHOD_NAMES
+from study_tasks_plan import METHODS, RATES, SEARCH_SEED, SEEDS, TASKS, Trial, search_trials
+from study_tasks_scores import FOLDER, Scores
+
+DOCS = Path("docs")
+TITLES = {
+    "general": "General alignment",
+    "safety": "Safety",
+    "style": "Style",
+    "culture": "Culture",
+    "personalization": "Personalization",
+}
+PICTURED = 4  # prompts in a wall
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """What is kept of a task: each method's final runs, as many as there are."""
+
+    name: str
+    scores: Scores
+
+    @cached_property
+    def base(self) -> Trial:
+        return Trial(self.name, "base", 0.0, 0, search=False)
+
+    @cached_property
+    def runs(self) -> dict[str, list[Trial]]:
+        best = {method: self.scores.best(search_trials(self.name, method)) for method in METHODS}
+        trials = {
+            method: [Trial(self.name, method, trial.rate, seed, search=False) for seed in SEEDS]
+            for method, trial in best.items()
+            if trial is not None
+        }
+        done = {method: [trial for trial in several if self.scores.has(trial)] for method, several in trials.items()}
+        return {method: several for method, several in done.items() if several}
+
+    @cached_property
+    def worth(self) -> dict[str, MethodScores]:
+        return {"base": self.scores.method([self.base])} | {
+            method: self.scores.method(several) for method, several in self.runs.items()
+        }
+
+    @cached_property
+    def bootstrap(self) -> PairedBootstrap:
+        return PairedBootstrap(self.scores.prompts(self.base))
+
+    def mean(self, method: str) -> Estimate:
+        return self.bootstrap.mean(self.worth[method])
+
+    def differs(self, one: str, other: str) -> bool:
+        """Whether the interval of the paired difference leaves out 0."""
+        return self.bootstrap.difference(self.worth[one], self.worth[other]).excludes(0)
+
+    def part(self, method: str, column: str, category: str) -> float:
+        """The mean of a scorer's column over the runs, on one category of prompts."""
+        several = [self.base] if method == "base" else self.runs[method]
+        return float(np.mean([self.scores.column(trial, column, category).mean() for trial in several]))
+
+    def cost(self, method: str, figure: str) -> float:
+        return float(np.mean([float(self.scores.costs[trial.name][figure]) for trial in self.runs[method]]))
+
+
+def write_report() -> None:
+    """Write docs/study_tasks.md and a wall of pictures for each task whose runs are here."""
+    results = [TaskResult(name, Scores(name)) for name in TASKS]
+    results = [result for result in results if result.scores.has(result.base) and result.runs]
+    for result in results:
+        draw_wall(result)
+    remarks = _remarks()
+    sections = [section(result, remarks.get(result.name, "")) for result in results]
+    template = Path(__file__).with_name("study_tasks_template.md").read_text(encoding="utf-8")
+    text = template.format(
+        overview="\n".join(overview(results)),
+        sections="\n\n".join(sections),
+        search="\n".join(search_table(results)),
+        rates=", ".join(f"{rate:g}" for rate in RATES),
+        search_seed=SEARCH_SEED,
+        seeds=", ".join(map(str, SEEDS)),
+    )
+    files.write_text(DOCS / "study_tasks.md", text)
+
+
+def overview(results: list[TaskResult]) -> list[str]:
+    """Every method's worth on every task."""
+    lines = [
+        f"| worth, 0 to 1 | {' | '.join(TITLES[result.name].lower() for result in results)} |",
+        "|---|" + "---:|" * len(results),
+    ]
+    for method in ("base", *METHODS):
+        cells = [_estimate(result.mean(method)) if method in result.worth else "" for result in results]
+        lines.append(f"| {METHOD_NAMES[method]} | {' | '.join(cells)} |")
+    return lines
+
+
+def section(result: TaskResult, remark: str) -> str:
+    """A task's table, what it says in words, the remarks of who looked at the pictures, and the pictures."""
+    title = TITLES[result.name]
+    wall = f"![{title}: test prompts down, the base and every method across, seed 0](study/{result.name}.webp)"
+    parts = [f"## {title}", "\n".join(table(result)), told(result), remark, wall]
+    return "\n\n".join(part for part in parts if part)
+
+
+def table(result: TaskResult) -> list[str]:
+    kept = TASKS[result.name].kept
+    parts = [(category, column) for category, columns in kept.items() for column in columns]
+    heads = [f"{category} {column}".strip().replace("_", " ") for category, column in parts]
+    lines = [
+        f"| method | rate | seeds | worth | {' | '.join(heads)} | training | peak memory |",
+        "|---|---:|---:|---:|" + "---:|" * (len(parts) + 2),
+    ]
+    for method in result.worth:
+        shown = [f"{result.part(method, column, category):.2f}" for category, column in parts]
+        if method == "base":
+            about, cost = ["", ""], ["", ""]
+        else:
+            about = [f"{result.runs[method][0].rate:g}", str(len(result.runs[method]))]
+            cost = [f"{result.cost(method, 'wall_seconds'):.0f} s", f"{result.cost(method, 'peak_memory_gib'):.2f} GiB"]
+        cells = [METHOD_NAMES[method], *about, _estimate(result.mean(method)), *shown, *cost]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def told(result: TaskResult) -> str:
+    """Who is ahead, who cannot be told from that, and who is measurably above or below the base."""
+    means = {name: result.mean(name).value for name in result.worth if name != "base"}
+    best = max(means, key=means.get)
+    close = [METHOD_NAMES[name] for name in means if name != best and not result.differs(name, best)]
+    changed = [name for name in means if result.differs(name, "base")]
+    above = [METHOD_NAMES[name] for name in changed if means[name] > result.mean("base").value]
+    below = [METHOD_NAMES[name] for name in changed if METHOD_NAMES[name] not in above]
+    text = f"{METHOD_NAMES[best]} has the most ({means[best]:.2f}), "
+    text += f"not measurably more than {_joined(close)}. " if close else "measurably more than every other method. "
+    text += f"Measurably above the base: {_joined(above) or 'none'}; below it: {_joined(below) or 'none'}."
+    return text
+
+
+def search_table(results: list[TaskResult]) -> list[str]:
+    lines = [f"| trial | {' | '.join(result.name for result in results)} |", "|---|" + "---:|" * len(results)]
+    for method in METHODS:
+        for number, rate in enumerate(RATES):
+            cells = []
+            for result in results:
+                trials = search_trials(result.name, method)
+                trial, best = trials[number], result.scores.best(trials)
+                value = f"{result.scores.worth(trial).mean():.3f}" if result.scores.has(trial) else ""
+                cells.append(f"**{value}**" if trial == best else value)
+            lines.append(f"| {method}, {rate:g} | {' | '.join(cells)} |")
+    return lines
+
+
+def draw_wall(result: TaskResult) -> None:
+    """docs/study/<task>.webp, where the pictures of the base and of each method's first seed are here."""
+    columns = {"base": result.base} | {method: several[0] for method, several in result.runs.items()}
+    if not all((trial.folder / "run.json").is_file() for trial in columns.values()):
+        return
+    runs = {method: files.read_json(trial.folder / "run.json") for method, trial in columns.items()}
+    rows = _pictured(runs["base"]["rows"])
+    size, left, top = 80, 96, 30
+    sheet = Image.new("RGB", (left + size * len(columns), top + size * len(rows)), "white")
+    pen = ImageDraw.Draw(sheet)
+    for column, (method, run) in enumerate(runs.items()):
+        pen.multiline_text((left + size * column + 3, 3), _wrapped(METHOD_NAMES[method].split(" (")[0], 12), "black")
+        for line, index in enumerate(rows):
+            y = top + size * line
+            pen.multiline_text((3, y + 6), _wrapped(runs["base"]["rows"][index]["prompt"], 15), "black")
+            with Image.open(run["pictures"][index]) as picture:
+                enlarged = picture.convert("RGB").resize((size - 2, size - 2), Image.Resampling.NEAREST)
+                sheet.paste(enlarged, (left + size * column, y))
+    sheet.save(FOLDER / f"{result.name}.webp", quality=85)
+
+
+def _pictured(rows: list[dict[str, str]]) -> list[int]:
+    """Pictures spread over the prompts, as many of each category."""
+    categories = list(dict.fromkeys(row.get("category", "") for row in rows))
+    share = PICTURED // len(categories)
+    found = []
+    for category in categories:
+        own = [index for index, row in enumerate(rows) if row.get("category", "") == category]
+        found += [own[len(own) * number // share] for number in range(share)]
+    return found
+
+
+def _remarks() -> dict[str, str]:
+    """What a person saw in the pictures, by task: `## task` headings of study_tasks_remarks.md."""
+    text = Path(__file__).with_name("study_tasks_remarks.md").read_text(encoding="utf-8")
+    parts = text.split("## ")[1:]
+    return {part.split("\n", 1)[0].strip(): part.split("\n", 1)[1].strip() for part in parts}
+
+
+def _estimate(found: Estimate) -> str:
+    return f"{found.value:.2f} [{found.low:.2f}, {found.high:.2f}]"
+
+
+def _joined(names: list[str]) -> str:
+    return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
+
+
+def _wrapped(text: str, width: int) -> str:
+    lines = [""]
+    for word in text.split():
+        if len(lines[-1]) + len(word) >= width:
+            lines.append("")
+        lines[-1] = f"{lines[-1]} {word}".strip()
+    return "\n".join(lines)

@@ -1,0 +1,27 @@
+"""Identity preference optimization: a squared loss, so that the margin has an end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from mapolab.objectives._base import Objective, PairErrors, margins, positive
+
+
+@dataclass(frozen=True)
+class IPO(Objective):
+    """L = (m - 1/(2 B))^2,  m = -[(e_w - e_l) - (r_w - r_l)].
+
+    Azar et al., 2310.12036, equation 17, with the errors' margin m for the difference of log-likelihood ratios, as
+    diffusers' Diffusion-DPO example has it (loss_type ipo). The margin is drawn to 1/(2 B) from either side, also
+    where all annotators agree.
+    beta: B, the paper's tau; the larger, the closer to the reference.
+    """
+
+    beta: float = positive()
+    needs_reference: ClassVar[bool] = True
+
+    def terms(self, errors: PairErrors) -> dict[str, Tensor]:
+        return {"preference": (margins(errors) - 1 / (2 * self.beta)).square()}

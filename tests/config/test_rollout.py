@@ -1,0 +1,72 @@
+"""Mistakes about drawing one's own pictures are one paragraph each, before anything is loaded."""
+
+import pytest
+
+from mapolab.config.checks import check
+from mapolab.config.compose import compose
+from mapolab.config.identity import run_name
+from mapolab.errors import UserError
+from mapolab.runs import label
+
+MISTAKES = {
+    "rollout.samples=40": "an optimizer step takes 32 pictures.* such as rollout.samples=32",
+    "rollout.eta=0": "rollout.eta is 0.0; give a number above 0",
+    "rollout.timestep_fraction=0.01": "leaves at least one step",
+    "rollout.per_prompt_buffer=4": "there are never the 8",
+    "rollout.rewards=[]": "Give a list of scorers",
+    "rollout.rewards=[pick_score]": "rollout.rewards names pick_score. Did you mean pickscore",
+    "rollout.rewards=[{scorer: nsfw, weight: 0}]": "the weight of nsfw is 0",
+    "rollout.rewards=[{scorer: nsfw, wait: 2}]": "wait is no key of a reward",
+    "rollout=null": "nothing says how: rollout is null",
+    "model=tiny_twin_lora model.lora.dropout=0.1": "Set model.lora.dropout=0",
+    "model=tiny_twin_lora data.cache=false model.lora.text_encoders=true": "trains the UNet alone",
+    "strategy=deepspeed_zero2": "Use strategy=ddp",
+    "strategy=fsdp": "Use strategy=ddp",
+    "data.ties=keep": "Set data.ties=drop",
+    "data.prompt_dropout=0.1": "Set data.prompt_dropout=0.0",
+    "diffusion.timestep_range=[0,499]": "Set diffusion.timestep_range=null",
+    "trainer.validate_every=5 data.validation_path=builtin:emoji/pairs/twemoji.parquet": "trainer.validate_every=null",
+    "objective=mapo": "only with objective=ddpo is the block rollout whole.* rollout=null",
+    "objective=mapo +rollout.eta=1 +rollout.inner_epochs=1 +rollout.target_style=x +rollout.prompts=null "
+    "+rollout.per_prompt_buffer=16": "mapo learns from given pairs. Use objective=ddpo, or .* rollout=null",
+}
+
+
+@pytest.mark.parametrize("overrides", MISTAKES)
+def test_a_mistake_names_its_fix(overrides):
+    given = overrides.split(" ") if "{" not in overrides else [overrides]
+    with pytest.raises(UserError, match=MISTAKES[overrides]):
+        check(compose("train", ["experiment=emoji_ddpo", *given]), "train")
+
+
+@pytest.mark.parametrize("command", ["plan", "prepare"])
+def test_commands_about_pairs_refuse(command):
+    with pytest.raises(UserError, match=f"`mapolab {command}` is for training on given pairs"):
+        check(compose(command, ["experiment=emoji_ddpo"]), command)
+
+
+@pytest.mark.parametrize("experiment", ["emoji_style", "emoji_ddpo"])
+def test_the_objective_alone_is_enough(experiment):
+    config = compose("train", [f"experiment={experiment}", "objective=ddpo"])
+    check(config, "train")
+    assert config["rollout"]["eta"] == 1 and "defaults" not in config["objective"]
+
+
+def test_an_experiment_that_draws_can_have_another_objective():
+    given = ["experiment=emoji_ddpo", "objective=mapo", "rollout=null"]
+    check(compose("train", given), "train")
+
+
+def test_runs_from_before_the_block_keep_their_names():
+    config = compose("train", ["objective=mapo"])
+    assert run_name(config) == run_name({key: value for key, value in config.items() if key != "rollout"})
+    one, other = (compose("train", ["experiment=emoji_ddpo", f"rollout.steps={steps}"]) for steps in (5, 6))
+    assert run_name(one) != run_name(other)
+
+
+def test_a_label_says_what_is_rewarded():
+    rewards = ["style", {"scorer": {"_target_": "jpeg_size", "larger_is_better": True}, "weight": 0.5}]
+    assert (
+        label({"name": "ddpo", "kl_weight": 0.0}, {"rewards": rewards})
+        == "ddpo kl_weight=0 reward=style+0.5*jpeg_size,True"
+    )
