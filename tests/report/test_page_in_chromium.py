@@ -12,6 +12,8 @@ import pytest
 from PIL import Image
 
 from mapolab.config.compose import compose
+from mapolab.pairs.held_out import HeldOut
+from mapolab.pairs.recipes.votes import votes
 from mapolab.report.compare import compare
 
 pytestmark = pytest.mark.browser
@@ -116,7 +118,8 @@ def test_blind_votes_hide_the_names_until_the_end_and_become_pairs(page) -> None
     assert page.locator("#blind-count").inner_text() == "4 votes"
     with page.expect_download() as download:
         page.get_by_role("button", name="Save votes").click()
-    rows = [json.loads(line) for line in Path(download.value.path()).read_text().splitlines()]
+    file = Path(download.value.path())
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
     assert [row["label_0"] for row in rows] == [1, 0, 0.5, 1]
     for row in rows:
         assert set(row) == PICKAPIC
@@ -125,6 +128,14 @@ def test_blind_votes_hide_the_names_until_the_end_and_become_pairs(page) -> None
         assert row["best_image_uid"] == best
         assert Image.open(io.BytesIO(base64.b64decode(row["jpg_0"]))).size == (64, 64)
     assert len({(row["caption"], *sorted((row["model_0"], row["model_1"]))) for row in rows}) == 4
+    # `make-pairs recipe=votes` takes the file as it is, with the pictures in it.
+    given = {"votes": str(file), "models": None, "output_root": str(file.parent / "none")}
+    material = votes(given, HeldOut(frozenset(), frozenset(), drop=False))
+    for contest, row in zip(material.contests, rows, strict=True):
+        preferred = 1 if row["label_0"] == 0 else 0
+        assert (contest.caption, contest.side) == (row["caption"], preferred)
+        assert material.read(contest.pictures[0]) == base64.b64decode(row[f"jpg_{preferred}"])
+        assert contest.preference == max(row["label_0"], row["label_1"])
     page.get_by_role("button", name="Close and show the names").click()
     page.locator("#blind-result li").first.wait_for()
     told = page.locator("#blind-result li").all_inner_texts()

@@ -7,10 +7,10 @@ from typing import Any
 
 from mapolab import files
 from mapolab.errors import UserError
-from mapolab.evaluation.generation import DRAWING
 from mapolab.evaluation.models import EvaluatedModel
 from mapolab.evaluation.prompt_sets import check_count
 from mapolab.evaluation.prompts import find_prompts
+from mapolab.evaluation.store import DRAWING
 
 # For models that are no runs, and for runs whose configs lack a key. Size None: the model's own.
 USUAL: dict[str, Any] = {

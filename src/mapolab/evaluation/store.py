@@ -24,6 +24,9 @@ from PIL.PngImagePlugin import PngInfo
 from mapolab import files
 from mapolab.errors import UserError
 
+# What of an evaluation's settings decides a picture, beside the model, the prompt and its noise.
+DRAWING = ("negative_prompt", "steps", "guidance_scale", "scheduler", "height", "width", "precision")
+
 
 @dataclass(frozen=True)
 class Store:
