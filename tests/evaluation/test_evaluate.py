@@ -15,6 +15,7 @@ from mapolab.errors import RunError, UserError
 from mapolab.evaluation.evaluate import evaluate
 from mapolab.files import read_json, write_json
 from mapolab.report.runs import read_rows
+from mapolab.report.wall import embed
 from mapolab.training.run import train
 
 SETTINGS = {
@@ -191,14 +192,29 @@ def test_runs_of_different_settings_need_a_word(here, finished_run, tmp_path):
     assert len(here(str(finished_run), str(other), guidance_scale=3.0)) == 3
 
 
-def test_broken_pictures_and_weights_are_named(here, finished_run, tmp_path):
-    here()
-    broken = next(file for file in stored(tmp_path) if file.suffix == ".png")
-    broken.write_bytes(broken.read_bytes()[:60])
-    with pytest.raises(UserError, match=f"{broken.name} is broken .*draws it again"):
-        here(scorers=["nsfw"])
-    broken.unlink()
+@pytest.mark.parametrize("damage", [lambda data: data[:-40], lambda data: data[:200] + b"x" + data[201:], lambda _: b""])
+def test_a_broken_picture_is_named_by_compare_and_drawn_again_by_evaluate(here, damage):
+    """images/ holds hard links into the store, so both names are broken, and both must come back."""
+    _, run = here(scorers=["nsfw"])
+    whole, rows = pictures(run), read_rows(run / "scores.csv")
+    file = run / rows[1]["image"]
+    file.write_bytes(damage(file.read_bytes()))
+    with pytest.raises(UserError, match=f"{file.name} is broken .*draws it again"):
+        embed(file)
     here(scorers=["nsfw"])
+    assert pictures(run) == whole and read_rows(run / "scores.csv") == rows
+    assert embed(file).startswith("data:image/png")
+
+
+def test_a_picture_that_is_lost_comes_back(here):
+    _, run = here()
+    whole = pictures(run)
+    (run / "images" / "00001.png").unlink()
+    here()
+    assert pictures(run) == whole
+
+
+def test_weights_that_are_not_finite_are_named(here, finished_run):
     tensors = load_file(finished_run / "unet" / "diffusion_pytorch_model.safetensors")
     tensors["conv_out.weight"] *= torch.nan
     save_file(tensors, finished_run / "unet" / "diffusion_pytorch_model.safetensors")
