@@ -179,7 +179,7 @@ def test_models_that_cannot_draw_are_refused(here, finished_run, tiny_pipeline_f
 
 def test_runs_without_weights_are_refused(here, finished_run):
     shutil.rmtree(finished_run / "unet")
-    with pytest.raises(UserError, match="not finished"):
+    with pytest.raises(UserError, match="is finished, but its weights are gone"):
         here()
 
 

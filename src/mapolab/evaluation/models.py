@@ -83,8 +83,13 @@ def config_of_finished_run(run: Path) -> dict[str, Any]:
             f"{run} is not a run folder: it has no manifest.json and config.yaml. Give the folder that `train` named."
         )
     status = files.read_json(run / "manifest.json")["status"]
-    if status != "finished" or final_weights(run) is None:
+    if status != "finished":
         raise UserError(f"The run in {run} is {status}, not finished. Give its `mapolab train` command again first.")
+    if final_weights(run) is None:
+        raise UserError(
+            f"The run in {run} is finished, but its weights are gone: there is neither a folder unet nor a folder lora. "
+            "Put it back, or remove the run's folder and train it again."
+        )
     return OmegaConf.to_container(OmegaConf.load(run / "config.yaml"), resolve=True)
 
 
