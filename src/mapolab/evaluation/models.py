@@ -87,8 +87,8 @@ def config_of_finished_run(run: Path) -> dict[str, Any]:
         raise UserError(f"The run in {run} is {status}, not finished. Give its `mapolab train` command again first.")
     if final_weights(run) is None:
         raise UserError(
-            f"The run in {run} is finished, but its weights are gone: there is neither a folder unet nor a folder lora. "
-            "Put it back, or remove the run's folder and train it again."
+            f"The run in {run} is finished, but its weights are gone: it has neither a folder unet nor lora. Put it "
+            "back, or remove the run's folder and train it again."
         )
     return OmegaConf.to_container(OmegaConf.load(run / "config.yaml"), resolve=True)
 

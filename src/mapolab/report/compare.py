@@ -9,11 +9,13 @@ from rich.console import Console
 
 from mapolab.files import write_json, write_text
 from mapolab.report.collect import collect, common_parent
+from mapolab.report.csvs import summary_csv
 from mapolab.report.latex import summary_latex
+from mapolab.report.legends import legend
 from mapolab.report.mismatch import other_mismatches, own_mismatch
 from mapolab.report.page import render_page
 from mapolab.report.summary import compare_methods
-from mapolab.report.tables import legend, rich_tables, summary_csv, summary_markdown
+from mapolab.report.tables import rich_tables, summary_markdown
 
 
 def compare(config: dict[str, Any]) -> Path:

@@ -79,6 +79,20 @@ class Comparison:
         return [self.base, *self.methods]
 
     @property
+    def base_name(self) -> str:
+        """What the base is called in a sentence: by its own name, unless it is what runs started from."""
+        return "the base" if self.base.label == "base" else self.names[self.base.label]
+
+    @property
+    def trained(self) -> list[Method]:
+        """The methods that were trained here: others have no training seeds, curves or costs."""
+        return [method for method in self.methods if method.trained]
+
+    def place(self, label: str) -> int:
+        """Its place among `everyone`, which decides its colour and mark in every plot; 0 for the base."""
+        return [method.label for method in self.everyone].index(label)
+
+    @property
     def settings(self) -> dict[str, Any]:
         """The evaluation's settings, the same for all."""
         return self.base.runs[0].settings
