@@ -192,7 +192,9 @@ def test_runs_of_different_settings_need_a_word(here, finished_run, tmp_path):
     assert len(here(str(finished_run), str(other), guidance_scale=3.0)) == 3
 
 
-@pytest.mark.parametrize("damage", [lambda data: data[:-40], lambda data: data[:200] + b"x" + data[201:], lambda _: b""])
+@pytest.mark.parametrize(
+    "damage", [lambda data: data[:-40], lambda data: data[:200] + b"x" + data[201:], lambda _: b""]
+)
 def test_a_broken_picture_is_named_by_compare_and_drawn_again_by_evaluate(here, damage):
     """images/ holds hard links into the store, so both names are broken, and both must come back."""
     _, run = here(scorers=["nsfw"])

@@ -34,9 +34,7 @@ def summary_markdown(comparison: Comparison) -> str:
             seeds = [""] if comparison.trained else []
             rows = [[f"{method} (published)", *seeds, *figures] for method, figures in published]
             parts += [f"Published, not measured here ({SOURCE}):", _markdown_table(score_table(comparison)[0], rows)]
-        parts.append(
-            f"### Differences from {comparison.base_name}\n\n" + _markdown_table(*difference_table(comparison))
-        )
+        parts += [f"### Differences from {comparison.base_name}", _markdown_table(*difference_table(comparison))]
         parts.append(difference_legend(comparison))
     for score in comparison.scores:
         parts.append(f"### Win rates by {scorer_name(score.name)}\n\n" + _win_table(comparison, score))
