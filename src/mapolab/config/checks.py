@@ -54,7 +54,7 @@ def _check_evaluation(evaluation: Config) -> None:
     if named is not None and not isinstance(named, list):
         raise UserError(f"scorers is {named}. Give a list, such as scorers=[{named}].")
     check_names(named or [])
-    files_named.check_prompts(evaluation["prompts"])
+    files_named.check_prompts(evaluation["prompts"], "prompts" if "models" in evaluation else "evaluation.prompts")
     devices = evaluation.get("devices", "auto")
     if devices != "auto" and not (type(devices) is int and devices >= 1):
         raise UserError(f"devices is {devices}; give a number of 1 or more, or auto.")
