@@ -11,8 +11,11 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from mapolab.config.compose import compose
 from mapolab.errors import RunError, UserError
 from mapolab.evaluation.evaluate import evaluate
+from mapolab.evaluation.mismatch import mismatch
+from mapolab.evaluation.models import base_of, find_models
 from mapolab.files import read_json, write_json
 from mapolab.report.runs import read_rows
 from mapolab.report.wall import embed
@@ -222,6 +225,21 @@ def test_weights_that_are_not_finite_are_named(here, finished_run):
     save_file(tensors, finished_run / "unet" / "diffusion_pytorch_model.safetensors")
     with pytest.raises(RunError, match="not finite"):
         here()
+
+
+def test_the_mismatch_of_a_run_is_that_of_its_model_on_its_own_data(finished_run, tmp_path, capsys):
+    given = [f"run={finished_run}", "pairs=4", f"output_root={tmp_path / 'outputs'}"]
+    path = mismatch(compose("mismatch", given))
+    assert path.parent == finished_run / "mismatch"
+    found = read_json(path)
+    assert found["data"].endswith("pairs.parquet") and found["settings"]["steps"] == 2
+    trained = find_models(str(finished_run), tmp_path / "outputs")[0]
+    assert found["model"] == trained.fingerprint != base_of(trained.run, tmp_path / "outputs").fingerprint
+    assert found["chosen"]["frechet_distance"] > 0 and "kernel_distance" in found["chosen"]
+    told = capsys.readouterr().out
+    assert "Frechet distance" in told and "FID" not in told  # these are not InceptionV3's features
+    with pytest.raises(UserError, match=r"brings its own model, .* of data, evaluation would go unheard"):
+        mismatch(compose("mismatch", [*given, "data.resolution=32"]))
 
 
 def test_long_prompts_are_counted(here, tmp_path, capsys):

@@ -30,7 +30,7 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,99}")
 def check(config: Config, command: str) -> None:
     """Run every check that belongs to a command. Raises UserError for the first thing that is wrong."""
     check_values(dict(_flat(config)))
-    if command == "export":
+    if command in ("export", "mismatch") and config["run"]:
         files_named.check_run_folder(config["run"])
     if command == "evaluate":
         _check_evaluation(config)

@@ -120,7 +120,7 @@ def _models_of(entry: Any, output_root: Path) -> list[EvaluatedModel]:
         return [_published(entry.removeprefix(PUBLISHED), output_root)]
     runs = [Path(match) for match in sorted(glob.glob(entry)) if (Path(match) / "config.yaml").is_file()]
     if runs:
-        return [_run(folder) for folder in runs]
+        return [model_of_run(folder) for folder in runs]
     path = Path(resolve(entry))
     if (path / "manifest.json").is_file() and not path.name.startswith("base-"):
         config_of_finished_run(path)  # says what is wrong with it
@@ -134,7 +134,8 @@ def _models_of(entry: Any, output_root: Path) -> list[EvaluatedModel]:
     )
 
 
-def _run(folder: Path) -> EvaluatedModel:
+def model_of_run(folder: Path) -> EvaluatedModel:
+    """Raises UserError unless the run in this folder is finished, with its weights."""
     config = config_of_finished_run(folder)
     manifest = files.read_json(folder / "manifest.json")
     return EvaluatedModel(manifest["label"], manifest["seed"], folder, config, final_weights(folder), config)
