@@ -103,11 +103,14 @@ def test_scorers_that_come_later_join_the_table(here):
     assert pictures(run) == whole
 
 
-def test_two_processes_draw_the_pictures_of_one(here, finished_run, tmp_path):
-    """By Fabric's own processes over gloo, one thread each."""
-    alone = here(scorers=["nsfw"], images_per_prompt=2)
+@pytest.mark.parametrize(("processes", "images_per_prompt"), [(2, 2), (3, 1)])
+def test_several_processes_draw_the_pictures_of_one(here, finished_run, tmp_path, processes, images_per_prompt):
+    """By Fabric's own processes over gloo, one thread each: 3 groups of 2 for two, and 2 groups for three, where the
+    last process has nothing to draw."""
+    alone = here(scorers=["nsfw"], images_per_prompt=images_per_prompt)
     together = tmp_path / "together"
-    command = ["evaluate", f"models={finished_run}", "scorers=[nsfw]", "images_per_prompt=2", "devices=2"]
+    command = ["evaluate", f"models={finished_run}", "scorers=[nsfw]", f"devices={processes}"]
+    command.append(f"images_per_prompt={images_per_prompt}")
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     subprocess.run(
         [sys.executable, "-m", "mapolab", *command, f"output_root={together}"], check=True, env=environment, timeout=240
@@ -169,7 +172,7 @@ def test_models_that_cannot_draw_are_refused(here, finished_run, tiny_pipeline_f
     other = shutil.copytree(tiny_pipeline_folder, tmp_path / "sd15")
     index = read_json(other / "model_index.json") | {"_class_name": "StableDiffusionPipeline"}
     write_json(other / "model_index.json", index)
-    with pytest.raises(UserError, match="StableDiffusionPipeline"):
+    with pytest.raises(UserError, match=r"^The model .*sd15 is a StableDiffusionPipeline, but mapolab is for SDXL"):
         here(str(other), prompts="builtin:emoji/prompts/test.csv")
     wrong = tmp_path / "lora.safetensors"
     save_file({"unet.nowhere.lora_A.weight": torch.ones(4, 16)}, wrong)

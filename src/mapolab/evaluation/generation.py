@@ -33,7 +33,9 @@ SCHEDULERS = {
     "ddim": DDIMScheduler,
     "dpm++": DPMSolverMultistepScheduler,
 }
-# What of an evaluation's settings decides a picture, beside the model, the prompt and its noise.
+# What of an evaluation's settings decides a picture, beside the model, the prompt and its noise. Not batch_size: what
+# stands beside a picture can change a last bit, as other hardware does, which is no part of the key either; a picture
+# that is rounded otherwise is the same one, and thousands of them would be drawn anew for another batch size.
 DRAWING = ("negative_prompt", "steps", "guidance_scale", "scheduler", "height", "width", "precision")
 
 
