@@ -2,7 +2,7 @@
 
 import logging
 
-# bitsandbytes without the package kernels; torchao's enums under torch 2.14, and under a diffusers that knows another one.
+# bitsandbytes without the package kernels; torchao's enums under torch 2.14; diffusers that knows another torchao.
 LOGGERS = ("bitsandbytes", "torch.utils._pytree", "diffusers.quantizers.torchao.torchao_quantizer")
 
 

@@ -1,4 +1,4 @@
-"""summary.csv, a row for each method, for programs."""
+"""summary.csv, a row for each method, and pairs.csv, a row for every two of them by each scorer, for programs."""
 
 from __future__ import annotations
 
@@ -14,6 +14,34 @@ from mapolab.report.summary import Comparison, ScoreSummary
 def summary_csv(comparison: Comparison) -> str:
     """One row a method, the base first; `<scorer>/...` columns, each estimate with its _low and _high."""
     rows = [_csv_row(comparison, method) for method in comparison.everyone]
+    return _csv(rows)
+
+
+def pairs_csv(comparison: Comparison) -> str:
+    """Each method against each other one, once, the later against the earlier; `better` is the direction of the scorer.
+
+    p_adjusted and p_adjusted_wins are corrected by Holm over this whole file; the base's row in summary.csv, over the
+    differences from the base alone.
+    """
+    return _csv([_pair_row(score, *pair) for score in comparison.scores for pair in score.pairs])
+
+
+def _pair_row(score: ScoreSummary, label: str, other: str) -> dict[str, object]:
+    found, pair = score.against[label][other], frozenset((label, other))
+    row: dict[str, object] = {"method": label, "other": other, "scorer": score.name}
+    row["better"] = "higher" if score.higher_is_better else "lower"
+    row |= _csv_estimate("mean_difference", found.mean) | _csv_estimate("median_difference", found.median)
+    row |= _csv_estimate("win_rate", found.win_rate)
+    for name in ("wins", "ties", "losses", "effect_size", "p_value", "p_value_wins"):
+        row[name] = f"{getattr(found, name):.6g}"
+    row["p_adjusted"], row["p_adjusted_wins"] = f"{score.p_of_pair[pair]:.6g}", f"{score.p_wins_of_pair[pair]:.6g}"
+    row["prompts"] = found.prompts
+    row["prompts_needed"] = found.prompts_needed if found.prompts_needed is not None else ""
+    return row
+
+
+def _csv(rows: list[dict[str, object]]) -> str:
+    """Empty cells where a row lacks a column of another."""
     columns = list(dict.fromkeys(column for row in rows for column in row))
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")

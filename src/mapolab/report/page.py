@@ -161,7 +161,7 @@ def _win(score: ScoreSummary, label: str, other: str) -> dict[str, Any] | None:
         "rate": percent(rate.value),
         "interval": f"{round(100 * rate.low)}\N{EN DASH}{round(100 * rate.high)}",
         "strength": round(2 * rate.value - 1, 3),
-        "clear": rate.excludes(0.5),
+        "clear": score.win_is_clear(label, other),
     }
 
 

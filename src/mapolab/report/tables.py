@@ -92,19 +92,38 @@ def cost_table(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
     return ["method", *(COST_HEADERS[field] for field in COSTS)], rows
 
 
+def needed_table(comparison: Comparison, scores: list[ScoreSummary]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows: prompts to find each method's difference from the base, were it as large as the one seen."""
+    header = ["method", *(scorer_name(score.name) for score in scores)]
+    rows = [
+        [comparison.names[method.label], *(_needed(score, method.label) for score in scores)]
+        for method in comparison.methods
+    ]
+    return header, rows
+
+
+def _needed(score: ScoreSummary, label: str) -> str:
+    needed = score.against[label][score.base].prompts_needed
+    return "\N{EN DASH}" if needed is None else f"{needed:,}"
+
+
 def rich_tables(comparison: Comparison) -> list[Table]:
-    """Scores and cost for the terminal: several tables, so that each fits into 80 columns."""
+    """Scores, prompts needed and cost for the terminal: several tables, so that each fits into 80 columns."""
     parts = [comparison.scores[i : i + ABREAST] for i in range(0, len(comparison.scores), ABREAST)]
-    titles = [("Scores" if not i else "", score_table(comparison, part)) for i, part in enumerate(parts)]
-    costs = [("Cost of training", cost_table(comparison))] if comparison.trained else []
-    return [_rich_table(title, *rows) for title, rows in [*titles, *costs]]
+    tables = [("Scores" if not i else "", score_table(comparison, part)) for i, part in enumerate(parts)]
+    prompts = len({row["prompt"] for row in comparison.base.runs[0].pictures})
+    tables += [(f"Prompts needed (there were {prompts})", needed_table(comparison, part)) for part in parts]
+    if comparison.trained:
+        tables.append(("Cost of training", cost_table(comparison)))
+    return [_rich_table(title, *rows) for title, rows in tables]
 
 
 def _rich_table(title: str, header: list[str], rows: list[list[str]]) -> Table:
     table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column(header[0], min_width=14)
     for column in header[1:]:
-        table.add_column(column, justify="right", no_wrap=True)
+        # A long name over narrow figures stands in two lines.
+        table.add_column(column.replace(" ", "\n") if len(column) > 10 else column, justify="right", no_wrap=True)
     for row in rows:
         table.add_row(*(cell.replace(" [", "\n[").replace(", wins", "\nwins") for cell in row))
     return table
