@@ -60,8 +60,10 @@ class Workshop:
         self.evaluate(folder, "base", 0)
         return folder
 
-    def run(self, name: str, seed: int = 0, evaluated: bool = True, learning_rate: float = 1e-4, **fields) -> Path:
-        """A run of the objective `name`; `fields` replace those of its manifest."""
+    def run(
+        self, name: str, seed: int = 0, evaluated: bool = True, learning_rate: float = 1e-4, noise: int = 0, **fields
+    ) -> Path:
+        """A run of the objective `name`; `fields` replace those of its manifest; noise: of its scores."""
         objective = {"name": name} | ({} if name == "sft" else {"beta": 8})
         config = {
             "name": "emoji_style",
@@ -77,7 +79,7 @@ class Workshop:
         write(folder / "manifest.json", json.dumps(new_manifest(objective, seed) | fields))
         write_metrics(folder / "metrics.csv", name, seed, 40)
         if evaluated:
-            self.evaluate(folder, name, seed)
+            self.evaluate(folder, name, seed + 1000 * noise)
             links = folder / "evaluation" / self.hash / "links.json"
             write(links, json.dumps({"base": "../base-12345678"}))
         return folder

@@ -1,5 +1,7 @@
 """What a paper takes from a comparison: LaTeX, published figures apart, mismatch, tables for the terminal."""
 
+import csv
+import io
 import re
 import shutil
 from pathlib import Path
@@ -9,9 +11,12 @@ from rich.console import Console
 
 from mapolab.config.compose import compose
 from mapolab.errors import UserError
+from mapolab.evaluation.differences import holm
 from mapolab.files import read_json, write_json
 from mapolab.report.collect import collect
 from mapolab.report.compare import compare
+from mapolab.report.costs import COST_HEADERS, COSTS
+from mapolab.report.csvs import pairs_csv
 from mapolab.report.latex import escape, summary_latex
 from mapolab.report.published import published_rows
 from mapolab.report.summary import compare_methods
@@ -48,7 +53,41 @@ def test_names_are_whole_in_eighty_columns(comparison) -> None:
     for table in rich_tables(comparison):
         console.print(table)
     shown = console.export_text()
-    assert "\N{HORIZONTAL ELLIPSIS}" not in shown and shown.count("Diffusion-DPO") == 2
+    assert "\N{HORIZONTAL ELLIPSIS}" not in shown and shown.count("Diffusion-DPO") == 3
+    words = shown.split()
+    for field in COSTS:  # whole, though perhaps in two lines
+        assert all(word in words for word in COST_HEADERS[field].split())
+    assert "Prompts needed (there were 12)" in shown
+    row = next(line for line in shown[shown.index("Prompts needed") :].splitlines() if line.split()[:1] == ["SFT"])
+    needed = [score.against["sft"]["base"].prompts_needed for score in comparison.scores]
+    assert row.split()[1:] == ["\N{EN DASH}" if count is None else f"{count:,}" for count in needed]
+
+
+def test_every_pair_is_in_a_file_of_its_own_with_holm_over_all(comparison, three_methods) -> None:
+    rows = list(csv.DictReader(io.StringIO(pairs_csv(comparison))))
+    assert len(rows) == 6 * 3  # four models, three scorers
+    assert len({(frozenset((row["method"], row["other"])), row["scorer"]) for row in rows}) == len(rows)
+    assert all(row["method"] != "base" for row in rows)
+    one = next(row for row in rows if (row["method"], row["other"], row["scorer"]) == ("sft", "mapo beta=8", "style"))
+    found = comparison.scores[0].against["sft"]["mapo beta=8"]
+    assert float(one["mean_difference"]) == pytest.approx(found.mean.value, rel=1e-5)
+    assert float(one["effect_size"]) == pytest.approx(found.effect_size, rel=1e-5)
+    assert float(one["wins"]) + float(one["ties"]) + float(one["losses"]) == pytest.approx(1)
+    for plain, adjusted in (("p_value", "p_adjusted"), ("p_value_wins", "p_adjusted_wins")):
+        expected = holm([float(row[plain]) for row in rows])
+        assert [float(row[adjusted]) for row in rows] == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_matrix_is_bold_by_holm_and_not_by_each_interval(workshop) -> None:
+    """Twelve methods that are the same, but for noise: of 66 win rates some intervals leave out one half."""
+    workshop.base()
+    for number in range(12):
+        workshop.run("sft", 0, learning_rate=(number + 1) * 1e-5, noise=number)
+    compared = compare_methods(*collect(PATTERN), 200, 0.95, 0)
+    cells = [(score, label, other) for score in compared.scores for label, other in score.pairs if other != "base"]
+    outside = [cell for cell in cells if cell[0].win_rate[cell[1]][cell[2]].excludes(0.5)]
+    assert len(outside) >= 3
+    assert not any(score.win_is_clear(label, other) for score, label, other in cells)
 
 
 def measured(root: Path, distance: float) -> None:

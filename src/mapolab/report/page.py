@@ -10,6 +10,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from mapolab.report import curves, plots, tables
+from mapolab.report.legends import MARKS, difference_legend, legend
 from mapolab.report.mismatch import Mismatch
 from mapolab.report.names import scorer_name, settings
 from mapolab.report.published import SOURCE, published_rows
@@ -17,7 +18,7 @@ from mapolab.report.runs import Method, Run, flatten
 from mapolab.report.summary import Comparison, ScoreSummary
 from mapolab.report.svg import css_colour
 from mapolab.report.wall import FIRST_ROWS, build_wall
-from mapolab.report.words import decimals, findings, interval, joined, leader, notes, number, opening, percent
+from mapolab.report.words import decimals, findings, interval, leader, notes, number, opening, percent, subtitle
 
 MANY_METHODS = 5
 """From more than so many methods on, the findings are a list, and a win-rate matrix takes the page's whole width."""
@@ -46,17 +47,18 @@ def _context(comparison: Comparison) -> dict[str, Any]:
     columns = sum(len(method.runs) for method in comparison.everyone)
     return {
         "name": manifest.get("name", "comparison").replace("_", " "),
-        "subtitle": _subtitle(comparison, wall.total),
+        "subtitle": subtitle(comparison, wall.total, MANY_METHODS),
         "opening": opening(comparison),
+        "base_name": comparison.base_name,
         "findings": findings(comparison),
         "leader": leader(comparison),
         "many": len(comparison.methods) > MANY_METHODS,
-        "legend": tables.legend(comparison),
+        "legend": legend(comparison),
         "methods": _methods(comparison),
         "scores": [_score(comparison, score) for score in comparison.scores],
         "runs_shown": _runs_shown(comparison),
         "first_rows": FIRST_ROWS,
-        "cost": tables.cost_table(comparison),
+        "cost": tables.cost_table(comparison) if comparison.trained else None,
         "wall": wall,
         "columns": columns,
         "wall_class": _wall_class(columns, wall.pixelated),
@@ -70,7 +72,7 @@ def _statistics(comparison: Comparison) -> dict[str, Any]:
     names = [score.name for score in comparison.scores]
     return {
         "differences": tables.difference_table(comparison) if comparison.scores else None,
-        "differences_legend": tables.DIFFERENCES_LEGEND,
+        "differences_legend": difference_legend(comparison),
         "published": [[method, *figures] for method, figures in published_rows(names)],
         "published_source": SOURCE,
         "score_names": [scorer_name(name) for name in names],
@@ -99,14 +101,6 @@ def _runs_shown(comparison: Comparison) -> list[dict[str, str]]:
         several = len(method.runs) > 1
         shown += [{"method": name, "name": f"{name}, seed {run.seed}" if several else name} for run in method.runs]
     return shown
-
-
-def _subtitle(comparison: Comparison, pictures: int) -> str:
-    few = len(comparison.methods) <= MANY_METHODS
-    names = joined(list(comparison.names.values())[1:]) if few else f"{len(comparison.methods)} methods"
-    runs = sum(len(method.runs) for method in comparison.methods)
-    seeds = "one training seed each" if runs == len(comparison.methods) else f"{runs} training runs"
-    return f"{names}, against the base model they started from. {pictures} pictures a run, {seeds}."
 
 
 def _wall_class(columns: int, pixelated: bool) -> str:
@@ -154,7 +148,7 @@ def _cell(comparison: Comparison, score: ScoreSummary, label: str) -> dict[str, 
         "interval": interval(score.mean[label], digits),
         "wins": "" if label == base else percent(score.win_rate[label][base].value),
         "verdict": verdict,
-        "mark": tables.MARKS[verdict],
+        "mark": MARKS[verdict],
     }
 
 
@@ -167,7 +161,7 @@ def _win(score: ScoreSummary, label: str, other: str) -> dict[str, Any] | None:
         "rate": percent(rate.value),
         "interval": f"{round(100 * rate.low)}\N{EN DASH}{round(100 * rate.high)}",
         "strength": round(2 * rate.value - 1, 3),
-        "clear": rate.excludes(0.5),
+        "clear": score.win_is_clear(label, other),
     }
 
 

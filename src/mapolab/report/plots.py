@@ -75,7 +75,7 @@ def cost_plots(comparison: Comparison) -> list[tuple[str, str]]:
         return []
     found = []
     for field, (title, unit) in COST_AXES.items():
-        costs = {method.label: cost(method, field) for method in comparison.methods}
+        costs = {method.label: cost(method, field) for method in comparison.trained}
         if any(value is not None for value in costs.values()):
             found.append((title, _cost_plot(comparison, field, costs, unit)))
     return found
@@ -86,10 +86,10 @@ def _cost_plot(comparison: Comparison, field: str, costs: dict[str, float | None
     with style():
         figure, axes = panel(3.4, 2.5)
         axes.axhline(score.mean[comparison.base.label].value, color=method_colour(0), linewidth=0.8, linestyle=DASHES)
-        for index, (label, value) in enumerate(costs.items(), start=1):
+        for label, value in costs.items():
             if value is None:
                 continue
-            mean, colour = score.mean[label], method_colour(index)
+            mean, colour = score.mean[label], method_colour(comparison.place(label))
             axes.plot([value, value], [mean.low, mean.high], color=colour, linewidth=1.5, solid_capstyle="round")
             axes.plot([value], [mean.value], "o", color=colour, markersize=6)
         axes.set_xlabel(unit)

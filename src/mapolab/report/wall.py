@@ -94,8 +94,8 @@ def picture_file(run: Run, index: int) -> Path:
     file = run.evaluation / run.pictures[index]["image"]
     if not file.is_file():
         raise UserError(
-            f"The picture {file} is missing. Remove {run.evaluation / 'scores.csv'} and give "
-            f"`mapolab evaluate models={run.folder}` again."
+            f"The picture {file} is missing. Give the `mapolab evaluate` command of {run.folder} again, which puts it "
+            "back."
         )
     return file
 
@@ -121,8 +121,8 @@ def embed(file: Path) -> str:
             picture = picture.convert("RGB")
     except (OSError, SyntaxError) as error:
         raise UserError(
-            f"The picture {file} is broken ({type(error).__name__}). Remove it and its evaluation's scores.csv, and "
-            "give the `mapolab evaluate` command again."
+            f"The picture {file} is broken ({type(error).__name__}). Give its `mapolab evaluate` command again, which "
+            "draws it again."
         ) from None
     buffer = io.BytesIO()
     if picture.width <= SMALL:
