@@ -155,8 +155,8 @@ def _check_reference(config: Config) -> None:
     if model["lora"] and (model["lora"]["text_encoders"] or model["lora"]["learned_token"]):
         raise UserError(
             f"model.reference={model['reference']} follows the UNet alone, but model.lora.text_encoders or "
-            "learned_token trains something of the text encoders. Use model.reference=lora_off, or set these to false and "
-            "null."
+            "learned_token trains something of the text encoders. Use model.reference=lora_off, or set these to false "
+            "and null."
         )
 
 
