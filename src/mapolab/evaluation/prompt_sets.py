@@ -74,6 +74,15 @@ _SETS = (
         revision="ad794cba698c253ffdb6d18eff3fc87b004c1135",
     ),
     PromptSet(
+        "i2p",
+        "AIML-TUDA/i2p",
+        {"i2p_benchmark.csv": None},
+        4703,
+        "MIT",
+        "prompts that are likely to give inappropriate pictures, by category (Schramowski et al. 2023, 2211.05105)",
+        revision="6594f223b0544fcbf63a6889417a6b9d2e40a77c",
+    ),
+    PromptSet(
         "pickapic_test_unique",
         "yuvalkirstain/pickapic_v2_no_images",
         {"data/test_unique-00000-of-00001-e852c19ead276a89.parquet": None},

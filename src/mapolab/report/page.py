@@ -10,6 +10,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from mapolab.report import curves, plots, tables
+from mapolab.report.categories import category_table
 from mapolab.report.legends import MARKS, difference_legend, legend
 from mapolab.report.mismatch import Mismatch
 from mapolab.report.names import scorer_name, settings
@@ -73,6 +74,7 @@ def _statistics(comparison: Comparison) -> dict[str, Any]:
     return {
         "differences": tables.difference_table(comparison) if comparison.scores else None,
         "differences_legend": difference_legend(comparison),
+        "categories": category_table(comparison) if comparison.scores else None,
         "published": [[method, *figures] for method, figures in published_rows(names)],
         "published_source": SOURCE,
         "score_names": [scorer_name(name) for name in names],

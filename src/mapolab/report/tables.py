@@ -7,6 +7,7 @@ import math
 from rich import box
 from rich.table import Table
 
+from mapolab.report.categories import category_table
 from mapolab.report.costs import COST_HEADERS, COSTS, cost_cell
 from mapolab.report.legends import MARKS, difference_legend, legend
 from mapolab.report.names import scorer_name
@@ -36,6 +37,8 @@ def summary_markdown(comparison: Comparison) -> str:
             parts += [f"Published, not measured here ({SOURCE}):", _markdown_table(score_table(comparison)[0], rows)]
         parts += [f"### Differences from {comparison.base_name}", _markdown_table(*difference_table(comparison))]
         parts.append(difference_legend(comparison))
+        if by_category := category_table(comparison):
+            parts += ["### By category of prompt", _markdown_table(*by_category)]
     for score in comparison.scores:
         parts.append(f"### Win rates by {scorer_name(score.name)}\n\n" + _win_table(comparison, score))
     if comparison.trained:
