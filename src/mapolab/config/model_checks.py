@@ -154,9 +154,8 @@ def _check_reference(config: Config) -> None:
         )
     if model["lora"] and (model["lora"]["text_encoders"] or model["lora"]["learned_token"]):
         raise UserError(
-            f"model.reference={model['reference']} follows the UNet alone, but model.lora.text_encoders or "
-            "learned_token trains something of the text encoders. Use model.reference=lora_off, or set these to false "
-            "and null."
+            f"model.reference={model['reference']} follows the UNet alone, but with model.lora.text_encoders or "
+            "learned_token the text encoders change too. Use model.reference=lora_off, or set those to false and null."
         )
 
 
