@@ -90,13 +90,14 @@ class Workshop:
         hardness = np.random.default_rng(0).normal(size=len(self.prompts))
         generator = np.random.default_rng([1, seed, len(name), ord(name[0])])
         rows = []
+        columns = [about["name"] for about in self.settings["scorers"]]
         for index, prompt in enumerate(self.prompts):
             image = f"images/{index:05d}.png"
             (evaluation / "images").mkdir(exist_ok=True)
             self.draw(name, index).save(evaluation / image)
-            scores = [score(name, scorer, hardness[index], generator) for scorer, *_ in SCORERS]
+            scores = [score(name, scorer, hardness[index], generator) for scorer, *_ in SCORERS[: len(columns)]]
             rows.append([index, prompt, self.settings["seed"], image, *(f"{value:.6g}" for value in scores)])
-        header = ["index", "prompt", "seed", "image", *(scorer for scorer, *_ in SCORERS)]
+        header = ["index", "prompt", "seed", "image", *columns]
         write_csv(evaluation / "scores.csv", [header, *rows])
 
 

@@ -6,6 +6,7 @@ import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from rich.console import Console
 
@@ -20,6 +21,7 @@ from mapolab.report.csvs import pairs_csv
 from mapolab.report.latex import escape, summary_latex
 from mapolab.report.published import published_rows
 from mapolab.report.summary import compare_methods
+from mapolab.report.svg import LABEL_GAP, apart, css_colour, key_mark, method_line, method_marker
 from mapolab.report.tables import rich_tables
 
 PATTERN = "outputs/emoji_style/*"
@@ -102,8 +104,27 @@ def test_mismatch_of_several_comparisons_is_one_plot(three_methods) -> None:
     assert near["distance"] == 0.2 and set(near["gains"]) == {"SFT", "MaPO", "Diffusion-DPO"}
     measured(three_methods.root, 0.6)
     page = compare(compose("compare", [f"runs={PATTERN}", "output_dir=far", "beside=[near]"]))
-    assert 'id="mismatch"' in page.read_text()
+    text = page.read_text()
+    assert 'id="mismatch"' in text
+    # The plot's numbers as a table, for those who cannot see it.
+    table = text[text.index('aria-label="Gains by reference mismatch"') :].split("</table>")[0]
+    assert table.count('<th scope="row">') == 3 and table.index("distance 0.200") < table.index("distance 0.600")
+    low, high = (f"{value:.2f}" for value in near["gains"]["MaPO"][1:])
+    assert f"[{low}, {high}]" in table
     shutil.rmtree(three_methods.root / "base-12345678" / "mismatch")
     assert 'id="mismatch"' not in compare(compose("compare", [f"runs={PATTERN}", "output_dir=none"])).read_text()
     with pytest.raises(UserError, match="no comparison with a measured mismatch"):
         compare(compose("compare", [f"runs={PATTERN}", "output_dir=far", "beside=[none]"]))
+
+
+def test_methods_are_told_apart_without_colour_and_labels_without_overlap() -> None:
+    looks = {(method_marker(index), method_line(index)) for index in range(1, 36)}
+    assert len(looks) == 35
+    assert len({(css_colour(index), method_marker(index)) for index in range(1, 57)}) == 56
+    places = np.array([[100, 50], [100, 51], [100, 52], [103, 50], [300, 50]], dtype=float)
+    heights = apart(places)
+    assert min(np.diff(np.sort(heights[:4]))) >= LABEL_GAP - 0.01
+    assert heights[:4].mean() == pytest.approx(places[:4, 1].mean()) and heights[4] == 50
+    marks = [key_mark(index, "cost") for index in range(1, 14)]
+    assert len({re.sub(r"var\(--[\w-]+\)|key-cost-\d+|m\w{10}", "", mark) for mark in marks}) == 13
+    assert all('aria-hidden="true"' in mark for mark in marks)

@@ -10,8 +10,9 @@ from rich.table import Table
 from mapolab.report.categories import category_table
 from mapolab.report.costs import COST_HEADERS, COSTS, cost_cell
 from mapolab.report.legends import MARKS, difference_legend, legend
+from mapolab.report.mismatch import Mismatch
 from mapolab.report.names import scorer_name
-from mapolab.report.published import SOURCE, published_rows
+from mapolab.report.published import published_note, published_rows
 from mapolab.report.runs import Method
 from mapolab.report.summary import Comparison, ScoreSummary
 from mapolab.report.words import decimals, findings, interval, leader, notes, number, opening, percent
@@ -34,7 +35,8 @@ def summary_markdown(comparison: Comparison) -> str:
         if published := published_rows([score.name for score in comparison.scores]):
             seeds = [""] if comparison.trained else []
             rows = [[f"{method} (published)", *seeds, *figures] for method, figures in published]
-            parts += [f"Published, not measured here ({SOURCE}):", _markdown_table(score_table(comparison)[0], rows)]
+            told = f"Published, not measured here: {published_note(comparison.settings)}"
+            parts += [told, _markdown_table(score_table(comparison)[0], rows)]
         parts += [f"### Differences from {comparison.base_name}", _markdown_table(*difference_table(comparison))]
         parts.append(difference_legend(comparison))
         if by_category := category_table(comparison):
@@ -84,6 +86,19 @@ def _difference_cells(score: ScoreSummary, label: str) -> list[str]:
 def p_value(value: float) -> str:
     """0.032, <0.001."""
     return "<0.001" if value < 0.001 else f"{value:.3f}" if value < 0.995 else f"{value:.2f}"
+
+
+def mismatch_table(comparison: Comparison, points: list[Mismatch]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows: what each method gained over its base at each distance, as the plot shows it."""
+    points = sorted(points, key=lambda point: point.distance)
+    digits = decimals([gain for point in points for gain in point.gains.values()])
+    rows = []
+    for method in comparison.methods:
+        name = comparison.names[method.label]
+        gains = [point.gains.get(name) for point in points]
+        told = [f"{number(gain.value, digits)} {interval(gain, digits)}" if gain else "\N{EN DASH}" for gain in gains]
+        rows.append([name, *told])
+    return ["method", *(f"distance {point.distance:.3f}" for point in points)], rows
 
 
 def cost_table(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
