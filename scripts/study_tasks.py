@@ -17,6 +17,7 @@ import os
 import shutil
 import sys
 import time
+from dataclasses import replace
 
 from commands import mapolab
 from mapolab import files
@@ -42,10 +43,7 @@ def final_trials(task: str) -> list[Trial]:
     scores = Scores(task)
     best = {method: scores.best(search_trials(task, method)) for method in METHODS}
     return [
-        Trial(task, method, trial.rate, seed, search=False)
-        for seed in SEEDS
-        for method, trial in best.items()
-        if trial is not None
+        replace(trial, seed=seed, search=False) for seed in SEEDS for method, trial in best.items() if trial is not None
     ]
 
 
