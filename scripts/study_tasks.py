@@ -54,7 +54,7 @@ def prepare(task: str) -> None:
     about, style = TASKS[task], f"target_style={STYLE}" if task == "style" else "target_style=null"
     pairs = f"data_path=builtin:emoji/pairs/{about.pairs}.parquet"
     judged = [f"ranked_by=[{about.judge}]", f"label_scale={about.scale:g}", style]
-    mapolab("make-pairs", "recipe=smoothed", f"output_dir={ROOT / task / 'smoothed'}", pairs, *judged)
+    mapolab("make-pairs", "recipe=smoothed", "labels=soft", f"output_dir={ROOT / task / 'smoothed'}", pairs, *judged)
 
 
 def run_all(task: str, trials: list[Trial]) -> None:

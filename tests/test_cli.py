@@ -42,6 +42,14 @@ def test_a_config_is_checked_before_torch_is_imported(tmp_path: Path) -> None:
     assert "data.path=no.parquet does not exist" in process.stderr
 
 
+def test_a_mistake_found_after_all_imports_is_one_line(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "mapolab", "evaluate", "models=builtin:tiny_twin", "prompts=partiprompt"]
+    process = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert process.returncode == 2
+    assert process.stderr.startswith("mapolab: prompts=partiprompt: Did you mean partiprompts?")
+    assert process.stderr.count("\n") == 1
+
+
 def test_the_module_is_the_command() -> None:
     expected = f"mapolab {__version__}\n"
     assert shell("mapolab --version") == shell(f"{sys.executable} -m mapolab --version") == expected

@@ -53,7 +53,7 @@ MISTAKES = {
     "diffusion.timestep_weighting=snr": "Choose one of none, min_snr, debiased",
     "diffusion.min_snr_gamma=0": "give a number above 0, such as 5",
     "diffusion=ddim_inversion diffusion.inversion_steps=600": "at most 500. 10 is usual",
-    "diffusion.noise=ddim": "Did you mean ddim_inversion",
+    "diffusion.noise=ddim_inversoin": "Did you mean ddim_inversion",
     "model.reference=ema model.reference_ema_decay=1": "between 0 and 1, both excluded",
     "strategy=fsdp model.reference=ema": "follows whole weights, which strategy=fsdp divides",
     "objective=sdpo objective.base.beta=x": "objective.base.beta is 'x'; give a number",

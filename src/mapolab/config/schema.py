@@ -209,6 +209,7 @@ class Evaluate:
 
 @dataclass
 class Mismatch(Train):
+    run: str | None = MISSING
     pairs: int = MISSING
     features: str = MISSING
     feature_weights: str | None = MISSING
