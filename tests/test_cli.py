@@ -59,14 +59,14 @@ def test_the_help_of_a_command_is_hydras_under_our_header(capsys: pytest.Capture
     assert cli.main(["train", "--help"]) == 0
     output = capsys.readouterr().out
     assert output.startswith("mapolab train: aligns a model")
-    assert "objective: diffusion_dpo, diffusion_kto, mapo" in output
+    assert "objective: cdpo, ddpo, diffusion_dpo, diffusion_kto" in output
 
 
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     {
         "trian": "Did you mean train?",
-        "train objective=mapoo": "Did you mean mapo? Available: diffusion_dpo,",
+        "train objective=mapoo": "Did you mean mapo? Available: cdpo, ddpo,",
         "train objectve=mapo": "Did you mean objective?",
         "train trainer.max_step=3": "Did you mean trainer.max_steps?",
         "train optimizer.weight_deca=3": "Did you mean optimizer.weight_decay?",
@@ -129,7 +129,7 @@ def completions(line: str) -> list[str]:
     {
         "mapolab ": [*cli.COMMANDS, "status"],
         "mapolab tr": ["train"],
-        "mapolab train obj": ["objective.", "objective="],
+        "mapolab train obj": ["objective.", "objective=", "objective_betas="],
         "mapolab train objective=map": ["objective=mapo", "objective=mapo_reference"],
         "mapolab train objective=sft trainer.max_": ["trainer.max_steps="],
         "mapolab evaluate gui": ["guidance_scale="],
