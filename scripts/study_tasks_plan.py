@@ -9,8 +9,8 @@ ROOT = Path("outputs") / "study_tasks"
 LANES = 2
 SEEDS = (0, 1, 2, 3, 4)
 SEARCH_SEED = 100
-# Three trials a method: (learning rate, strength). The published strength is among them, and rates at which a first look
-# saw the method move the tiny twin without breaking it.
+# Three trials a method: (learning rate, strength). The published strength is among them, and rates at which a first
+# look saw the method move the tiny twin without breaking it.
 PUBLISHED = -1.0  # stands for MaPO's strength on a task
 MAPO_STRENGTHS = {"general": 64, "safety": 64, "style": 64, "culture": 32, "personalization": 1024}  # 8: general's own
 TRIALS: dict[str, tuple[tuple[float, float | None], ...]] = {
