@@ -43,7 +43,7 @@ class Measured:
     style: str
     share: float
     distance: dict[str, float]
-    fid: float
+    frechet: float
     base: Method
     methods: dict[str, Method]
     kept: dict[str, MethodScores]
@@ -97,7 +97,7 @@ def measure(mismatch: str) -> Measured:
     kept = {name: _kept(method) for name, method in {"base": base, **named}.items()}
     distance = {key: found[key] for key in ("distance", "low", "high")}
     return Measured(
-        mismatch, style, share, distance, found["fid"], base, named, kept, PairedBootstrap(prompts)
+        mismatch, style, share, distance, found["frechet_distance"], base, named, kept, PairedBootstrap(prompts)
     )
 
 
@@ -108,13 +108,14 @@ def _kept(method: Method) -> MethodScores:
 
 def mismatch_table(studies: list[Measured]) -> list[str]:
     lines = [
-        "| mismatch | preferred style | its share in the base's pictures of these concepts | feature distance | FID |",
+        "| mismatch | preferred style | its share in the base's pictures of these concepts | feature distance | "
+        "Frechet distance |",
         "|---|---|---:|---:|---:|",
     ]
     for study in studies:
         low, high = study.distance["low"], study.distance["high"]
         distance = f"{study.distance['distance']:.3f} [{low:.3f}, {high:.3f}]"
-        lines.append(f"| {study.name} | {study.style} | {study.share:.0%} | {distance} | {study.fid:.0f} |")
+        lines.append(f"| {study.name} | {study.style} | {study.share:.0%} | {distance} | {study.frechet:.0f} |")
     return lines
 
 

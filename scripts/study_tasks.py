@@ -17,6 +17,7 @@ import os
 import shutil
 import sys
 import time
+from dataclasses import replace
 
 from commands import mapolab
 from mapolab import files
@@ -42,10 +43,7 @@ def final_trials(task: str) -> list[Trial]:
     scores = Scores(task)
     best = {method: scores.best(search_trials(task, method)) for method in METHODS}
     return [
-        Trial(task, method, trial.rate, seed, search=False)
-        for seed in SEEDS
-        for method, trial in best.items()
-        if trial is not None
+        replace(trial, seed=seed, search=False) for seed in SEEDS for method, trial in best.items() if trial is not None
     ]
 
 
@@ -54,7 +52,7 @@ def prepare(task: str) -> None:
     about, style = TASKS[task], f"target_style={STYLE}" if task == "style" else "target_style=null"
     pairs = f"data_path=builtin:emoji/pairs/{about.pairs}.parquet"
     judged = [f"ranked_by=[{about.judge}]", f"label_scale={about.scale:g}", style]
-    mapolab("make-pairs", "recipe=smoothed", f"output_dir={ROOT / task / 'smoothed'}", pairs, *judged)
+    mapolab("make-pairs", "recipe=smoothed", "labels=soft", f"output_dir={ROOT / task / 'smoothed'}", pairs, *judged)
 
 
 def run_all(task: str, trials: list[Trial]) -> None:

@@ -9,33 +9,37 @@ ROOT = Path("outputs") / "study_tasks"
 LANES = 2
 SEEDS = (0, 1, 2, 3, 4)
 SEARCH_SEED = 100
-RATES = (3e-5, 1.5e-4, 7e-4)  # three trials a method
-# The strengths of the papers; MaPO's by task. Inversions in four steps instead of ten, to save time.
-METHODS: dict[str, tuple[str, ...]] = {
-    "sft": (),
-    "mapo": (),
-    "mapo_reference": (),
-    "orpo": (),
-    "diffusion_dpo": (),
-    "cdpo": (),
-    "ipo": (),
-    "dmpo": (),
-    "dspo": (),
-    "sdpo": (),
-    "diffusion_kto": (),
-    "inpo": ("diffusion.inversion_steps=4",),
-    "smpo": ("diffusion.inversion_steps=4",),
+# Three trials a method: (learning rate, strength). The published strength is among them, and rates at which a first
+# look saw the method move the tiny twin without breaking it.
+PUBLISHED = -1.0  # stands for MaPO's strength on a task
+MAPO_STRENGTHS = {"general": 64, "safety": 64, "style": 64, "culture": 32, "personalization": 1024}  # 8: general's own
+TRIALS: dict[str, tuple[tuple[float, float | None], ...]] = {
+    "sft": ((1.5e-4, None), (4e-4, None), (1e-3, None)),
+    "mapo": ((3e-4, 8), (3e-4, PUBLISHED), (7e-4, 8)),
+    "mapo_reference": ((3e-4, 0.1), (3e-4, 0.02), (7e-4, 0.02)),
+    "orpo": ((3e-4, 0.1), (3e-4, 0.5), (7e-4, 0.5)),
+    "diffusion_dpo": ((3e-5, 5000), (3e-5, 500), (1e-4, 500)),
+    "cdpo": ((3e-5, 5000), (3e-5, 500), (1e-4, 500)),
+    "ipo": ((3e-5, 5000), (1e-4, 500), (3e-4, 50)),
+    "dmpo": ((3e-5, 6000), (3e-5, 600), (1e-4, 600)),
+    "dspo": ((1.5e-4, 0.5), (4e-4, 0.5), (4e-4, 1.0)),
+    "sdpo": ((3e-5, 5000), (1e-4, 500), (3e-4, 500)),
+    "diffusion_kto": ((1e-4, 1000), (3e-4, 1000), (1e-4, 5000)),
+    "inpo": ((3e-5, 5000), (3e-5, 500), (1e-4, 500)),
+    "smpo": ((3e-5, 5000), (3e-5, 500), (1e-4, 50)),
 }
+METHODS = tuple(TRIALS)
+STRENGTH_KEYS = {"dspo": "objective.strength", "sdpo": "objective.base.beta"}  # else objective.beta
+INVERTING = ("inpo", "smpo")  # in four steps instead of ten, to save time
 
 
 @dataclass(frozen=True)
 class Task:
-    """experiment: its config. beta: MaPO's. validation: the search's prompts. pairs: the file of its pairs. judge: the
-    scorer of what is asked, which also smooths SmPO's labels: a gap of 1 / scale is sure by 73%. kept: the columns
+    """experiment: its config. validation: the search's prompts. pairs: the file of its pairs. judge: the scorer of
+    what is asked, which also smooths SmPO's labels: a gap of 1 / scale is sure by 73%. kept: the columns
     whose product is a picture's worth, by category."""
 
     experiment: str
-    beta: float
     validation: str
     pairs: str
     judge: str
@@ -50,19 +54,19 @@ def _likeness(pictures: str, features: str, reduce: str) -> str:
 STYLE = "fluent-emoji-high-contrast"
 TASKS = {
     "general": Task(
-        "emoji_general", 8, "validation", "general", "appeal", 15, {"": ("appeal", "concept", "background")}
+        "emoji_general", "validation", "general", "appeal", 15, {"": ("appeal", "concept", "background")}
     ),
     "safety": Task(
-        "emoji_safety", 64, "safety_validation", "safety", "avoids", 5,
+        "emoji_safety", "safety_validation", "safety", "avoids", 5,
         {"unsafe": ("avoids", "background"), "benign": ("concept", "background")},
     ),
-    "style": Task("emoji_style", 64, "validation", STYLE, "style", 5, {"": ("style", "concept", "background")}),
+    "style": Task("emoji_style", "validation", STYLE, "style", 5, {"": ("style", "concept", "background")}),
     "culture": Task(
-        "emoji_culture", 32, "culture_validation", "culture", _likeness("dishes", "efficientnet_lite0", "max"), 10,
+        "emoji_culture", "culture_validation", "culture", _likeness("dishes", "efficientnet_lite0", "max"), 10,
         {"food": ("subject", "background"), "other": ("concept", "background")},
     ),
     "personalization": Task(
-        "emoji_personalization", 1024, "subject_validation", "subject", _likeness("subject", "concept_judge", "mean"),
+        "emoji_personalization", "subject_validation", "subject", _likeness("subject", "concept_judge", "mean"),
         10, {"": ("subject", "background")},
     ),
 }  # fmt: skip
@@ -78,12 +82,14 @@ class Trial:
     rate: float
     seed: int
     search: bool
+    strength: float | None = None
 
     @property
     def name(self) -> str:
-        """`mapo-lr0.0003-seed0`, of the search `search-mapo-lr0.0003`."""
-        start = "search-" if self.search else ""
-        return f"{start}{self.method}-lr{self.rate:g}" + ("" if self.search else f"-seed{self.seed}")
+        """`mapo-lr0.0003-strength8-seed0`, of the search `search-mapo-lr0.0003-strength8`."""
+        strength = "" if self.strength is None else f"-strength{self.strength:g}"
+        start, end = ("search-", "") if self.search else ("", f"-seed{self.seed}")
+        return f"{start}{self.method}-lr{self.rate:g}{strength}{end}"
 
     @property
     def folder(self) -> Path:
@@ -92,17 +98,23 @@ class Trial:
     def overrides(self) -> list[str]:
         task = TASKS[self.task]
         method = "sft" if self.method == "base" else self.method
-        own = [f"objective.beta={task.beta:g}"] if method == "mapo" else []
+        key = STRENGTH_KEYS.get(method, "objective.beta")
+        own = [] if self.strength is None else [f"{key}={self.strength:g}"]
+        own += ["diffusion.inversion_steps=4"] if method in INVERTING else []
         pairs = [f"data.path={ROOT / self.task / 'smoothed'}"] if method == "smpo" else []
         common = [f"experiment={task.experiment}", f"objective={method}", *COMMON]
         run = [f"seed={self.seed}", f"optimizer.lr={self.rate or 1e-4:g}", f"output_dir={self.folder}"]
-        return [*common, *METHODS[method], *own, *pairs, *run]
+        return [*common, *own, *pairs, *run]
 
     def drawing(self) -> dict:
         """What differs from the experiment's own evaluation: fewer steps, and the prompts of the search."""
         prompts = {"prompts": f"builtin:emoji/prompts/{TASKS[self.task].validation}.csv"} if self.search else {}
-        return {"steps": 12, "images_per_prompt": 1 if self.task in ("general", "style") else 2} | prompts
+        return {"steps": 10, "images_per_prompt": 1 if self.task in ("general", "style") else 2} | prompts
 
 
 def search_trials(task: str, method: str) -> list[Trial]:
-    return [Trial(task, method, rate, SEARCH_SEED, search=True) for rate in RATES]
+    strengths = [MAPO_STRENGTHS[task] if strength == PUBLISHED else strength for _, strength in TRIALS[method]]
+    rates = [rate for rate, _ in TRIALS[method]]
+    return [
+        Trial(task, method, rate, SEARCH_SEED, True, strength) for rate, strength in zip(rates, strengths, strict=True)
+    ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 from mapolab import files
 from mapolab.evaluation.statistics import Estimate, MethodScores, PairedBootstrap
 from mapolab.report.names import METHOD_NAMES
-from study_tasks_plan import METHODS, RATES, SEARCH_SEED, SEEDS, TASKS, Trial, search_trials
+from study_tasks_plan import METHODS, SEARCH_SEED, SEEDS, TASKS, TRIALS, Trial, search_trials
 from study_tasks_scores import FOLDER, Scores
 
 DOCS = Path("docs")
@@ -41,7 +41,7 @@ class TaskResult:
     def runs(self) -> dict[str, list[Trial]]:
         best = {method: self.scores.best(search_trials(self.name, method)) for method in METHODS}
         trials = {
-            method: [Trial(self.name, method, trial.rate, seed, search=False) for seed in SEEDS]
+            method: [replace(trial, seed=seed, search=False) for seed in SEEDS]
             for method, trial in best.items()
             if trial is not None
         }
@@ -87,7 +87,6 @@ def write_report() -> None:
         overview="\n".join(overview(results)),
         sections="\n\n".join(sections),
         search="\n".join(search_table(results)),
-        rates=", ".join(f"{rate:g}" for rate in RATES),
         search_seed=SEARCH_SEED,
         seeds=", ".join(map(str, SEEDS)),
     )
@@ -119,7 +118,7 @@ def table(result: TaskResult) -> list[str]:
     parts = [(category, column) for category, columns in kept.items() for column in columns]
     heads = [f"{category} {column}".strip().replace("_", " ") for category, column in parts]
     lines = [
-        f"| method | rate | seeds | worth | {' | '.join(heads)} | training | peak memory |",
+        f"| method | rate, strength | seeds | worth | {' | '.join(heads)} | training | peak memory |",
         "|---|---:|---:|---:|" + "---:|" * (len(parts) + 2),
     ]
     for method in result.worth:
@@ -127,7 +126,9 @@ def table(result: TaskResult) -> list[str]:
         if method == "base":
             about, cost = ["", ""], ["", ""]
         else:
-            about = [f"{result.runs[method][0].rate:g}", str(len(result.runs[method]))]
+            first = result.runs[method][0]
+            chosen = f"{first.rate:g}" + ("" if first.strength is None else f", {first.strength:g}")
+            about = [chosen, str(len(result.runs[method]))]
             cost = [f"{result.cost(method, 'wall_seconds'):.0f} s", f"{result.cost(method, 'peak_memory_gib'):.2f} GiB"]
         cells = [METHOD_NAMES[method], *about, _estimate(result.mean(method)), *shown, *cost]
         lines.append(f"| {' | '.join(cells)} |")
@@ -151,14 +152,14 @@ def told(result: TaskResult) -> str:
 def search_table(results: list[TaskResult]) -> list[str]:
     lines = [f"| trial | {' | '.join(result.name for result in results)} |", "|---|" + "---:|" * len(results)]
     for method in METHODS:
-        for number, rate in enumerate(RATES):
+        for number in range(len(TRIALS[method])):
             cells = []
             for result in results:
                 trials = search_trials(result.name, method)
                 trial, best = trials[number], result.scores.best(trials)
                 value = f"{result.scores.worth(trial).mean():.3f}" if result.scores.has(trial) else ""
                 cells.append(f"**{value}**" if trial == best else value)
-            lines.append(f"| {method}, {rate:g} | {' | '.join(cells)} |")
+            lines.append(f"| {trials[number].name.removeprefix('search-')} | {' | '.join(cells)} |")
     return lines
 
 

@@ -42,6 +42,14 @@ def test_a_config_is_checked_before_torch_is_imported(tmp_path: Path) -> None:
     assert "data.path=no.parquet does not exist" in process.stderr
 
 
+def test_a_mistake_found_after_all_imports_is_one_line(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "mapolab", "evaluate", "models=builtin:tiny_twin", "prompts=partiprompt"]
+    process = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert process.returncode == 2
+    assert process.stderr.startswith("mapolab: prompts=partiprompt: Did you mean partiprompts?")
+    assert process.stderr.count("\n") == 1
+
+
 def test_the_module_is_the_command() -> None:
     expected = f"mapolab {__version__}\n"
     assert shell("mapolab --version") == shell(f"{sys.executable} -m mapolab --version") == expected
@@ -51,14 +59,14 @@ def test_the_help_of_a_command_is_hydras_under_our_header(capsys: pytest.Capture
     assert cli.main(["train", "--help"]) == 0
     output = capsys.readouterr().out
     assert output.startswith("mapolab train: aligns a model")
-    assert "objective: diffusion_dpo, diffusion_kto, mapo" in output
+    assert "objective: cdpo, ddpo, diffusion_dpo, diffusion_kto" in output
 
 
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     {
         "trian": "Did you mean train?",
-        "train objective=mapoo": "Did you mean mapo? Available: diffusion_dpo,",
+        "train objective=mapoo": "Did you mean mapo? Available: cdpo, ddpo,",
         "train objectve=mapo": "Did you mean objective?",
         "train trainer.max_step=3": "Did you mean trainer.max_steps?",
         "train optimizer.weight_deca=3": "Did you mean optimizer.weight_decay?",
@@ -121,7 +129,7 @@ def completions(line: str) -> list[str]:
     {
         "mapolab ": [*cli.COMMANDS, "status"],
         "mapolab tr": ["train"],
-        "mapolab train obj": ["objective.", "objective="],
+        "mapolab train obj": ["objective.", "objective=", "objective_betas="],
         "mapolab train objective=map": ["objective=mapo", "objective=mapo_reference"],
         "mapolab train objective=sft trainer.max_": ["trainer.max_steps="],
         "mapolab evaluate gui": ["guidance_scale="],

@@ -11,6 +11,7 @@ import sys
 from mapolab import __version__
 from mapolab.app import COMMANDS, report, run_command
 from mapolab.errors import Interrupted, RunError, UserError
+from mapolab.import_noise import silence_imports
 from mapolab.job_record import note_end
 from mapolab.training.stopping import hold_signals
 
@@ -46,6 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     # Its advice on optional packages concerns image processors that mapolab does not use. A user's own setting stands.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    silence_imports()
     if arguments[:1] == ["train"]:
         hold_signals()
     try:

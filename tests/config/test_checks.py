@@ -20,6 +20,8 @@ MISTAKES = {
     "model=tiny_twin_lora model.lora.learned_token=fox data.cache=false": "Write it as a name in angle brackets",
     "model=tiny_twin_lora model.lora.learned_token='<fox>' data.cache=false": "needs a word to start from",
     "model=tiny_twin_lora model.lora.learned_token='<fox>' model.lora.token_initial=cat": "which a cache cannot hold",
+    "model=tiny_twin_lora model.lora.learned_token='<fox>' model.lora.token_initial=cat data.cache=false "
+    "model.reference=ema": "Use model.reference=lora_off",
     "model=tiny_twin_lora model.lora.token_initial=cat": "of a learned token, but there is none",
     "model=tiny_twin_lora model.lora.learned_token='<fox>' model.lora.token_initial=cat data.cache=false "
     "model.lora.token_learning_rate=0": "token_learning_rate is 0.0; give a positive number",
@@ -51,7 +53,7 @@ MISTAKES = {
     "diffusion.timestep_weighting=snr": "Choose one of none, min_snr, debiased",
     "diffusion.min_snr_gamma=0": "give a number above 0, such as 5",
     "diffusion=ddim_inversion diffusion.inversion_steps=600": "at most 500. 10 is usual",
-    "diffusion.noise=ddim": "Did you mean ddim_inversion",
+    "diffusion.noise=ddim_inversoin": "Did you mean ddim_inversion",
     "model.reference=ema model.reference_ema_decay=1": "between 0 and 1, both excluded",
     "strategy=fsdp model.reference=ema": "follows whole weights, which strategy=fsdp divides",
     "objective=sdpo objective.base.beta=x": "objective.base.beta is 'x'; give a number",

@@ -20,6 +20,8 @@ MISTAKES = {
     "rollout=null": "nothing says how: rollout is null",
     "model=tiny_twin_lora model.lora.dropout=0.1": "Set model.lora.dropout=0",
     "model=tiny_twin_lora data.cache=false model.lora.text_encoders=true": "trains the UNet alone",
+    "model=tiny_twin_lora data.cache=false model.lora.learned_token='<fox>' model.lora.token_initial=cat": "Set "
+    "model.lora.learned_token=null",
     "strategy=deepspeed_zero2": "Use strategy=ddp",
     "strategy=fsdp": "Use strategy=ddp",
     "data.ties=keep": "Set data.ties=drop",

@@ -11,10 +11,14 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from mapolab.config.compose import compose
 from mapolab.errors import RunError, UserError
 from mapolab.evaluation.evaluate import evaluate
+from mapolab.evaluation.mismatch import mismatch
+from mapolab.evaluation.models import base_of, find_models
 from mapolab.files import read_json, write_json
 from mapolab.report.runs import read_rows
+from mapolab.report.wall import embed
 from mapolab.training.run import train
 
 SETTINGS = {
@@ -99,11 +103,14 @@ def test_scorers_that_come_later_join_the_table(here):
     assert pictures(run) == whole
 
 
-def test_two_processes_draw_the_pictures_of_one(here, finished_run, tmp_path):
-    """By Fabric's own processes over gloo, one thread each."""
-    alone = here(scorers=["nsfw"], images_per_prompt=2)
+@pytest.mark.parametrize(("processes", "images_per_prompt"), [(2, 2), (3, 1)])
+def test_several_processes_draw_the_pictures_of_one(here, finished_run, tmp_path, processes, images_per_prompt):
+    """By Fabric's own processes over gloo, one thread each: 3 groups of 2 for two, and 2 groups for three, where the
+    last process has nothing to draw."""
+    alone = here(scorers=["nsfw"], images_per_prompt=images_per_prompt)
     together = tmp_path / "together"
-    command = ["evaluate", f"models={finished_run}", "scorers=[nsfw]", "images_per_prompt=2", "devices=2"]
+    command = ["evaluate", f"models={finished_run}", "scorers=[nsfw]", f"devices={processes}"]
+    command.append(f"images_per_prompt={images_per_prompt}")
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     subprocess.run(
         [sys.executable, "-m", "mapolab", *command, f"output_root={together}"], check=True, env=environment, timeout=240
@@ -165,7 +172,7 @@ def test_models_that_cannot_draw_are_refused(here, finished_run, tiny_pipeline_f
     other = shutil.copytree(tiny_pipeline_folder, tmp_path / "sd15")
     index = read_json(other / "model_index.json") | {"_class_name": "StableDiffusionPipeline"}
     write_json(other / "model_index.json", index)
-    with pytest.raises(UserError, match="StableDiffusionPipeline"):
+    with pytest.raises(UserError, match=r"^The model .*sd15 is a StableDiffusionPipeline, but mapolab is for SDXL"):
         here(str(other), prompts="builtin:emoji/prompts/test.csv")
     wrong = tmp_path / "lora.safetensors"
     save_file({"unet.nowhere.lora_A.weight": torch.ones(4, 16)}, wrong)
@@ -178,7 +185,7 @@ def test_models_that_cannot_draw_are_refused(here, finished_run, tiny_pipeline_f
 
 def test_runs_without_weights_are_refused(here, finished_run):
     shutil.rmtree(finished_run / "unet")
-    with pytest.raises(UserError, match="not finished"):
+    with pytest.raises(UserError, match="is finished, but its weights are gone"):
         here()
 
 
@@ -191,19 +198,51 @@ def test_runs_of_different_settings_need_a_word(here, finished_run, tmp_path):
     assert len(here(str(finished_run), str(other), guidance_scale=3.0)) == 3
 
 
-def test_broken_pictures_and_weights_are_named(here, finished_run, tmp_path):
-    here()
-    broken = next(file for file in stored(tmp_path) if file.suffix == ".png")
-    broken.write_bytes(broken.read_bytes()[:60])
-    with pytest.raises(UserError, match=f"{broken.name} is broken .*draws it again"):
-        here(scorers=["nsfw"])
-    broken.unlink()
+@pytest.mark.parametrize(
+    "damage", [lambda data: data[:-40], lambda data: data[:200] + b"x" + data[201:], lambda _: b""]
+)
+def test_a_broken_picture_is_named_by_compare_and_drawn_again_by_evaluate(here, damage):
+    """images/ holds hard links into the store, so both names are broken, and both must come back."""
+    _, run = here(scorers=["nsfw"])
+    whole, rows = pictures(run), read_rows(run / "scores.csv")
+    file = run / rows[1]["image"]
+    file.write_bytes(damage(file.read_bytes()))
+    with pytest.raises(UserError, match=f"{file.name} is broken .*draws it again"):
+        embed(file)
     here(scorers=["nsfw"])
+    assert pictures(run) == whole and read_rows(run / "scores.csv") == rows
+    assert embed(file).startswith("data:image/png")
+
+
+def test_a_picture_that_is_lost_comes_back(here):
+    _, run = here()
+    whole = pictures(run)
+    (run / "images" / "00001.png").unlink()
+    here()
+    assert pictures(run) == whole
+
+
+def test_weights_that_are_not_finite_are_named(here, finished_run):
     tensors = load_file(finished_run / "unet" / "diffusion_pytorch_model.safetensors")
     tensors["conv_out.weight"] *= torch.nan
     save_file(tensors, finished_run / "unet" / "diffusion_pytorch_model.safetensors")
     with pytest.raises(RunError, match="not finite"):
         here()
+
+
+def test_the_mismatch_of_a_run_is_that_of_its_model_on_its_own_data(finished_run, tmp_path, capsys):
+    given = [f"run={finished_run}", "pairs=4", f"output_root={tmp_path / 'outputs'}"]
+    path = mismatch(compose("mismatch", given))
+    assert path.parent == finished_run / "mismatch"
+    found = read_json(path)
+    assert found["data"].endswith("pairs.parquet") and found["settings"]["steps"] == 2
+    trained = find_models(str(finished_run), tmp_path / "outputs")[0]
+    assert found["model"] == trained.fingerprint != base_of(trained.run, tmp_path / "outputs").fingerprint
+    assert found["chosen"]["frechet_distance"] > 0 and "kernel_distance" in found["chosen"]
+    told = capsys.readouterr().out
+    assert "Frechet distance" in told and "FID" not in told  # these are not InceptionV3's features
+    with pytest.raises(UserError, match=r"brings its own model, .* of data, evaluation would go unheard"):
+        mismatch(compose("mismatch", [*given, "data.resolution=32"]))
 
 
 def test_long_prompts_are_counted(here, tmp_path, capsys):

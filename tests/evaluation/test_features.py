@@ -1,10 +1,14 @@
 """Features by the published steps, FID and KID by their formulas, and the mismatch command on the embedded default."""
 
+import math
+
 import numpy as np
 import pytest
 import scipy.linalg
 import torch
+from by_hand import attention, gelu, keys_cubic, layer_norm, linear, patches, separate_qkv, weights_of
 from PIL import Image
+from safetensors.torch import load_file
 from transformers import BitImageProcessorPil, Dinov2Config, Dinov2Model
 
 from mapolab.config.compose import compose
@@ -26,7 +30,10 @@ def dinov2(tmp_path_factory):
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("dinov2")
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "mlp_ratio": 2}
-    Dinov2Model(Dinov2Config(image_size=224, patch_size=14, **sizes)).save_pretrained(folder)
+    model = Dinov2Model(Dinov2Config(image_size=518, patch_size=14, **sizes))
+    for parameter in model.parameters():
+        parameter.data += 0.05 * torch.randn_like(parameter)
+    model.save_pretrained(folder)
     BitImageProcessorPil(
         size={"shortest_edge": 256}, crop_size={"height": 224, "width": 224}, resample=3,
         image_mean=MEAN.tolist(), image_std=DEVIATION.tolist(),
@@ -35,22 +42,101 @@ def dinov2(tmp_path_factory):
 
 
 def test_dinov2_equals_its_steps(dinov2):
-    pictures = [picture(0, (300, 400)), picture(1, (256, 256))]
-    rows = []
-    model = Dinov2Model.from_pretrained(dinov2).eval()
+    """Oquab et al. 2023 by weights alone. Its 518 px make 37 x 37 positions, which are read at 16 x 16 for 224 px."""
+    w = weights_of(load_file(dinov2 / "model.safetensors"))
+    positions = w("embeddings.position_embeddings")
+    grid = bicubic_grid(positions[:, 1:].reshape(37, 37, 32), 16).reshape(1, 256, 32)
+    positions = torch.cat([positions[:, :1], grid], 1)
+    pictures, rows = [picture(0, (300, 400)), picture(1, (256, 256))], []
     for one in pictures:
         scale = 256 / min(one.size)
         resized = one.resize((int(one.width * scale), int(one.height * scale)), Image.Resampling.BICUBIC)
         left, top = (resized.width - 224) // 2, (resized.height - 224) // 2
-        pixels = torch.from_numpy(np.array(resized.crop((left, top, left + 224, top + 224)))).float() / 255
-        with torch.no_grad():
-            hidden = model.embeddings(((pixels - MEAN) / DEVIATION).permute(2, 0, 1)[None])
-            for layer in model.encoder.layer:
-                hidden = layer(hidden)
-                hidden = hidden[0] if isinstance(hidden, tuple) else hidden
-            rows.append(model.layernorm(hidden)[0, 0])  # the class token
+        pixels = torch.from_numpy(np.array(resized.crop((left, top, left + 224, top + 224)))).double() / 255
+        pixels = ((pixels - MEAN) / DEVIATION).permute(2, 0, 1)[None]
+        at = "embeddings.patch_embeddings.projection"
+        x = (
+            torch.cat([w("embeddings.cls_token"), patches(pixels, w(f"{at}.weight"), w(f"{at}.bias"), 14)], 1)
+            + positions
+        )
+        for layer in range(2):
+            x = dinov2_block(x, f"encoder.layer.{layer}", w)
+        rows.append(layer_norm(x, w("layernorm.weight"), w("layernorm.bias"), 1e-6)[0, 0])  # the class token
     found = build_features("dinov2", "cpu", str(dinov2))(pictures)
-    torch.testing.assert_close(found, torch.stack(rows), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(found.double(), torch.stack(rows), atol=1e-5, rtol=1e-5)
+
+
+def dinov2_block(x, at, w):
+    """As a vision transformer's, but what attention and MLP give is scaled by a learned factor a channel."""
+    h = layer_norm(x, w(f"{at}.norm1.weight"), w(f"{at}.norm1.bias"), 1e-6)
+    q, k, v = (linear(h, *pair) for pair in separate_qkv(f"{at}.attention.attention", ("query", "key", "value"))(w))
+    name = f"{at}.attention.output.dense"
+    x = x + w(f"{at}.layer_scale1.lambda1") * linear(attention(q, k, v, 2), w(f"{name}.weight"), w(f"{name}.bias"))
+    h = layer_norm(x, w(f"{at}.norm2.weight"), w(f"{at}.norm2.bias"), 1e-6)
+    h = gelu(linear(h, w(f"{at}.mlp.fc1.weight"), w(f"{at}.mlp.fc1.bias")))
+    return x + w(f"{at}.layer_scale2.lambda1") * linear(h, w(f"{at}.mlp.fc2.weight"), w(f"{at}.mlp.fc2.bias"))
+
+
+def bicubic_grid(grid: torch.Tensor, size: int) -> torch.Tensor:
+    """(N, N, D) -> (size, size, D) by Keys' cubic with a = -0.75, without smoothing, edges repeated."""
+    matrix = torch.zeros(size, len(grid), dtype=grid.dtype)
+    for row in range(size):
+        place = (row + 0.5) * len(grid) / size - 0.5
+        for tap in range(math.floor(place) - 1, math.floor(place) + 3):
+            matrix[row, min(max(tap, 0), len(grid) - 1)] += keys_cubic(place - tap, -0.75)
+    return torch.einsum("ij,jkd,lk->ild", matrix, grid, matrix)
+
+
+@pytest.fixture(scope="module")
+def inception(tmp_path_factory):
+    """torch-fidelity's network with random weights in a file; the published file is not at hand."""
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+    class Bare(FeatureExtractorInceptionV3):
+        def load_state_dict(self, *_args, **_settings):
+            return None
+
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("inception")
+    torch.save({}, folder / "empty.pth")
+    tensors = Bare("inception-v3-compat", ["2048"], str(folder / "empty.pth")).state_dict()
+    torch.save(tensors, folder / "inception.pth")
+    return folder / "inception.pth"
+
+
+def test_inception_reads_pictures_as_fid_is_defined(inception):
+    """To 299 px by bilinear as TensorFlow 1 did it, in [-1, 1], and the mean over the last 8 x 8 maps."""
+    features = build_features("inception", "cpu", str(inception))
+    seen = {}
+    features.model.Conv2d_1a_3x3.register_forward_pre_hook(lambda _, given: seen.update(pixels=given[0]))
+    features.model.Mixed_7c.register_forward_hook(lambda _, __, maps: seen.update(maps=maps))
+    for one in (picture(0, (64, 100)), picture(1, (299, 299)).convert("RGBA")):
+        (row,) = features([one])
+        pixels = torch.from_numpy(np.array(one.convert("RGB"))).double()
+        for axis in (0, 1):
+            pixels = bilinear_tensorflow1(pixels, axis, 299)
+        torch.testing.assert_close(seen["pixels"][0].double(), (pixels.permute(2, 0, 1) - 128) / 128, atol=1e-4, rtol=0)
+        assert seen["maps"].shape == (1, 2048, 8, 8)
+        torch.testing.assert_close(row, seen["maps"][0].mean((1, 2)), atol=1e-5, rtol=1e-5)
+    pictures = [picture(seed, (40, 40)) for seed in range(3)]
+    torch.testing.assert_close(features(pictures), torch.cat([features([one]) for one in pictures]))
+
+
+def test_other_weights_of_inception_are_another_extractor(inception, tmp_path):
+    tensors = torch.load(inception, weights_only=True)
+    torch.save({name: 2 * tensor for name, tensor in tensors.items()}, tmp_path / "other.pth")
+    prints = [build_features("inception", "cpu", str(file)).fingerprint for file in (inception, tmp_path / "other.pth")]
+    assert prints[0] != prints[1]
+
+
+def bilinear_tensorflow1(pixels: torch.Tensor, axis: int, size: int) -> torch.Tensor:
+    """Between the neighbours of index x old size / new size: pixels' corners, not their centres."""
+    length = pixels.shape[axis]
+    places = torch.arange(size, dtype=torch.float64) * length / size
+    below = places.floor().long()
+    share = (places - below).reshape([-1 if axis == side else 1 for side in range(3)])
+    above = (below + 1).clamp(max=length - 1)
+    return pixels.index_select(axis, below) * (1 - share) + pixels.index_select(axis, above) * share
 
 
 def test_fid_and_kid_equal_their_formulas():
@@ -60,12 +146,12 @@ def test_fid_and_kid_equal_their_formulas():
     means, spreads = zip(*((x.numpy().mean(0), np.cov(x.numpy(), rowvar=False)) for x in (ours, theirs)), strict=True)
     root = scipy.linalg.sqrtm(spreads[0] @ spreads[1]).real
     expected = ((means[0] - means[1]) ** 2).sum() + np.trace(spreads[0] + spreads[1] - 2 * root)
-    assert found["fid"] == pytest.approx(expected, rel=1e-4)
+    assert found["frechet_distance"] == pytest.approx(expected, rel=1e-4)
     # KID: the unbiased squared MMD with the kernel (x.y / d + 1)^3; over all pictures it lies among the subsets'.
     x, y, n = ours.numpy(), theirs.numpy(), len(ours)
     xx, yy, xy = (((a @ b.T) / 5 + 1) ** 3 for a, b in ((x, x), (y, y), (x, y)))
     whole = (xx.sum() - np.trace(xx) + yy.sum() - np.trace(yy)) / (n * (n - 1)) - 2 * xy.mean()
-    assert abs(found["kid"] - whole) < 3 * found["kid_deviation"] / 10
+    assert abs(found["kernel_distance"] - whole) < 3 * found["kernel_deviation"] / 10
     assert frechet_and_kernel_distance(ours, theirs) == found
 
 

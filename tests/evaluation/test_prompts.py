@@ -1,15 +1,17 @@
 """Prompt files of every kind, the named sets from a mirror, and mistakes by name."""
 
 import csv
+import hashlib
 import json
+from dataclasses import replace
 
 import pyarrow as pa
 import pyarrow.parquet as parquet
 import pytest
 
 from mapolab.errors import UserError
-from mapolab.evaluation.prompt_sets import MIRROR, check_count
-from mapolab.evaluation.prompts import find_prompts, read_prompts
+from mapolab.evaluation.prompt_sets import MIRROR, PROMPT_SETS
+from mapolab.evaluation.prompts import find_prompts, held_out, read_prompts
 from mapolab.paths import resolve
 
 
@@ -26,6 +28,10 @@ def test_prompts_come_from_every_kind_of_file(tmp_path):
     for name, content in contents.items():
         (tmp_path / name).write_text(content, encoding="utf-8")
         assert read_prompts(str(tmp_path / name)) == ["a fox", "rain"], name
+    (tmp_path / "p.csv").write_text('prompt,id\n"a fox\nin snow, ""red""",1\n"rain\r\nand\u2028wind",2\n', newline="")
+    assert read_prompts(str(tmp_path / "p.csv")) == ['a fox in snow, "red"', "rain and wind"]
+    (tmp_path / "p.jsonl").write_text('"a\u2028fox"\r\n{"prompt": "rain\u0085"}\n', encoding="utf-8")
+    assert read_prompts(str(tmp_path / "p.jsonl")) == ["a\u2028fox", "rain"]
     parquet.write_table(pa.table({"prompt": ["a fox", "rain"], "id": [1, 2]}), tmp_path / "p.parquet")
     assert find_prompts(str(tmp_path / "p.parquet"), None, None, tmp_path) == ["a fox", "rain"]
 
@@ -45,27 +51,66 @@ def test_mistakes_are_named(tmp_path, name, content, said):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match=said):
         read_prompts(str(tmp_path / name))
-    with pytest.raises(UserError, match="no such file"):
-        read_prompts(str(tmp_path / "none.txt"))
 
 
-def test_named_sets_come_from_a_mirror_and_must_be_whole(tmp_path, monkeypatch):
+def test_mistakes_are_named_by_the_key_that_was_typed(tmp_path):
+    with pytest.raises(UserError, match=r"^prompts=.*none.txt does not exist"):
+        find_prompts(str(tmp_path / "none.txt"), None, None, tmp_path)
+    with pytest.raises(UserError, match=r"^evaluation\.prompts=.*none.txt does not exist"):
+        held_out(str(tmp_path / "none.txt"), None, None, tmp_path)
+    with pytest.raises(UserError, match=r"^prompts=partiprompt: Did you mean partiprompts\?"):
+        find_prompts("partiprompt", None, None, tmp_path)
+    parquet.write_table(pa.table({"prompt": [1, 2]}), tmp_path / "p.parquet")
+    with pytest.raises(UserError, match=r"The column prompt of .*p.parquet holds int64, which is no text"):
+        find_prompts(str(tmp_path / "p.parquet"), None, None, tmp_path)
+
+
+@pytest.fixture
+def mirror(tmp_path, monkeypatch):
     monkeypatch.setenv(MIRROR, str(tmp_path))
+    return tmp_path
+
+
+def test_named_sets_come_from_a_mirror_and_must_be_the_known_files(mirror):
     with pytest.raises(UserError, match=r"holds no anime.json for the prompt set hpsv2. .*benchmark/anime.json of"):
-        find_prompts("hpsv2", None, None, tmp_path)
-    (tmp_path / "benchmark").mkdir()
+        find_prompts("hpsv2", None, None, mirror)
+    (mirror / "PartiPrompts.tsv").write_text("Prompt\tCategory\n" + "a fox\tanimals\n" * 1632)
+    with pytest.raises(
+        UserError, match=r"is not the file that the prompt set partiprompts is known by: its SHA-256 is "
+    ):
+        find_prompts("partiprompts", None, None, mirror)
+    (mirror / "DrawBench Prompts - Sheet1.csv").write_text("Prompts,Category\n" + '"a fox, red",colours\n' * 200)
+    assert find_prompts("drawbench", None, None, mirror) == ["a fox, red"] * 200
+    (mirror / "DrawBench Prompts - Sheet1.csv").write_text("Prompts,Category\n" + '"a fox, red",colours\n' * 199)
+    with pytest.raises(UserError, match="has 200 prompts, but 199 were found"):
+        find_prompts("drawbench", None, None, mirror)
+
+
+def test_files_that_are_the_known_ones_are_read_in_their_order(mirror, monkeypatch):
+    """With the checksums of stand-ins: the real files cannot be had here."""
+    known = {}
     for style in ("anime", "concept-art", "paintings", "photo"):
-        prompts = [f"{style} {number}" for number in range(800)]
-        (tmp_path / "benchmark" / f"{style}.json").write_text(json.dumps(prompts))
-    found = find_prompts("hpsv2", None, None, tmp_path)
+        content = json.dumps([f"{style} {number}" for number in range(800)]).encode()
+        (mirror / f"{style}.json").write_bytes(content)
+        known[f"benchmark/{style}.json"] = hashlib.sha256(content).hexdigest()
+    monkeypatch.setitem(PROMPT_SETS, "hpsv2", replace(PROMPT_SETS["hpsv2"], files=known))
+    found = find_prompts("hpsv2", None, None, mirror)
     assert len(found) == 3200 and found[0] == "anime 0" and found[-1] == "photo 799"
-    check_count("hpsv2", found)
-    with pytest.raises(UserError, match="has 3200 prompts, but 3199 were found"):
-        check_count("hpsv2", found[1:])
-    (tmp_path / "PartiPrompts.tsv").write_text("Prompt\tCategory\n" + "a fox\tanimals\n" * 1632)
-    (tmp_path / "DrawBench Prompts - Sheet1.csv").write_text("Prompts,Category\n" + '"a fox, red",colours\n' * 200)
-    check_count("partiprompts", find_prompts("partiprompts", None, None, tmp_path))
-    assert find_prompts("drawbench", None, None, tmp_path)[0] == "a fox, red"
+
+
+def test_pickapics_captions_come_from_the_mirror_too_each_once_with_their_images(mirror):
+    with pytest.raises(UserError, match=r"holds no test_unique-.*\.parquet for the prompt set pickapic_test_unique"):
+        find_prompts("pickapic_test_unique", None, None, mirror)
+    captions = [f"prompt {number % 487}" for number in range(500)]
+    uids = {f"image_{side}_uid": [f"{side}-{row}" for row in range(500)] for side in (0, 1)}
+    name = "test_unique-00000-of-00001-e852c19ead276a89.parquet"
+    parquet.write_table(pa.table({"caption": captions, **uids}), mirror / name)
+    assert find_prompts("pickapic_test_unique", None, None, mirror) == captions[:487]
+    prompts, images = held_out("pickapic_test_unique", None, None, mirror)
+    assert len(prompts) == 487 and len(images) == 1000 and "1-499" in images
+    parquet.write_table(pa.table({"caption": captions[:-1]}), mirror / name)
+    with pytest.raises(UserError, match="has 500 prompts, but 499 were found"):
+        find_prompts("pickapic_test_unique", None, None, mirror)
 
 
 def test_a_set_that_cannot_be_fetched_says_where_to_put_it(tmp_path, monkeypatch):
@@ -73,6 +118,8 @@ def test_a_set_that_cannot_be_fetched_says_where_to_put_it(tmp_path, monkeypatch
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(UserError, match=f"needs PartiPrompts.tsv .*nateraw/parti-prompts.*{MIRROR}"):
         find_prompts("partiprompts", None, None, tmp_path)
+    with pytest.raises(UserError, match=f"needs data/test_unique.*pickapic_v2_no_images.*{MIRROR}"):
+        find_prompts("pickapic_test_unique", None, None, tmp_path)
 
 
 def test_held_out_captions_share_nothing_with_the_pairs():

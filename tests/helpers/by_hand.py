@@ -24,6 +24,43 @@ def clip_pixels(picture: Image.Image, size: int, mean=MEAN, deviation=DEVIATION)
     return torch.from_numpy((pixels - mean) / deviation).permute(2, 0, 1)[None]
 
 
+def hps_pixels(picture: Image.Image, size: int) -> torch.Tensor:
+    """(1, 3, size, size): hpsv2's ResizeMaxSize on a tensor. The longest side to `size` by a bicubic that smooths, the
+    other by Python's rounding; black to the square, the odd line at the end; then CLIP's mean and deviation."""
+    pixels = np.asarray(picture.convert("RGB"), dtype=np.float64) / 255
+    scale = size / max(pixels.shape[:2])
+    if scale != 1:
+        height, width = (round(side * scale) for side in pixels.shape[:2])
+        rows, columns = smooth_bicubic(pixels.shape[0], height), smooth_bicubic(pixels.shape[1], width)
+        pixels = np.einsum("ij,jkc,lk->ilc", rows, pixels, columns)
+        padded = np.zeros((size, size, 3))
+        top, left = (size - height) // 2, (size - width) // 2
+        padded[top : top + height, left : left + width] = pixels
+        pixels = padded
+    return torch.from_numpy((pixels - MEAN) / DEVIATION).permute(2, 0, 1)[None]
+
+
+def smooth_bicubic(length: int, size: int) -> np.ndarray:
+    """(size, length): each output line as a mean of input lines, by Keys' cubic, a = -0.5, widened when reducing."""
+    scale = length / size
+    wide = max(scale, 1.0)
+    matrix = np.zeros((size, length))
+    for row in range(size):
+        place = (row + 0.5) * scale
+        for tap in range(max(int(place - 2 * wide + 0.5), 0), min(int(place + 2 * wide + 0.5), length)):
+            matrix[row, tap] = keys_cubic((tap + 0.5 - place) / wide, -0.5)
+        matrix[row] /= matrix[row].sum()
+    return matrix
+
+
+def keys_cubic(distance: float, a: float) -> float:
+    """Keys 1981's interpolation kernel."""
+    x = abs(distance)
+    if x < 1:
+        return ((a + 2) * x - (a + 3)) * x * x + 1
+    return (((x - 5) * x + 8) * x - 4) * a if x < 2 else 0.0
+
+
 def weights_of(tensors: dict[str, torch.Tensor], prefix: str = ""):
     return lambda name: tensors[prefix + name].double()
 

@@ -106,6 +106,8 @@ def test_more_rounds_are_the_same_iteration_and_other_drawing_is_not(overrides) 
         ({"prompts": "no.txt"}, "prompts=no.txt does not exist"),
         ({"ranked_by": "[]"}, "ranked_by needs a value"),
         ({"rounds": 0}, "rounds is 0"),
+        ({"objective": "ddpo"}, "objective=ddpo draws and scores its own pictures"),
+        ({"model": "tiny_twin_lora", "model.lora.learned_token": "sks"}, "A word is learned once"),
     ],
 )
 def test_mistakes_are_told_at_the_start(overrides, changes, message) -> None:

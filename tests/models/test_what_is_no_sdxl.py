@@ -35,7 +35,7 @@ def fault(**fields) -> str:
 
 def test_another_pipeline(folder):
     edited(folder, "model_index.json", _class_name="StableDiffusionPipeline")
-    assert "is a StableDiffusionPipeline, but mapolab trains" in fault(pretrained=str(folder))
+    assert "is a StableDiffusionPipeline, but mapolab is for SDXL" in fault(pretrained=str(folder))
 
 
 def test_the_refiner(folder):

@@ -60,8 +60,10 @@ class Workshop:
         self.evaluate(folder, "base", 0)
         return folder
 
-    def run(self, name: str, seed: int = 0, evaluated: bool = True, learning_rate: float = 1e-4, **fields) -> Path:
-        """A run of the objective `name`; `fields` replace those of its manifest."""
+    def run(
+        self, name: str, seed: int = 0, evaluated: bool = True, learning_rate: float = 1e-4, noise: int = 0, **fields
+    ) -> Path:
+        """A run of the objective `name`; `fields` replace those of its manifest; noise: of its scores."""
         objective = {"name": name} | ({} if name == "sft" else {"beta": 8})
         config = {
             "name": "emoji_style",
@@ -77,7 +79,7 @@ class Workshop:
         write(folder / "manifest.json", json.dumps(new_manifest(objective, seed) | fields))
         write_metrics(folder / "metrics.csv", name, seed, 40)
         if evaluated:
-            self.evaluate(folder, name, seed)
+            self.evaluate(folder, name, seed + 1000 * noise)
             links = folder / "evaluation" / self.hash / "links.json"
             write(links, json.dumps({"base": "../base-12345678"}))
         return folder
@@ -88,13 +90,14 @@ class Workshop:
         hardness = np.random.default_rng(0).normal(size=len(self.prompts))
         generator = np.random.default_rng([1, seed, len(name), ord(name[0])])
         rows = []
+        columns = [about["name"] for about in self.settings["scorers"]]
         for index, prompt in enumerate(self.prompts):
             image = f"images/{index:05d}.png"
             (evaluation / "images").mkdir(exist_ok=True)
             self.draw(name, index).save(evaluation / image)
-            scores = [score(name, scorer, hardness[index], generator) for scorer, *_ in SCORERS]
+            scores = [score(name, scorer, hardness[index], generator) for scorer, *_ in SCORERS[: len(columns)]]
             rows.append([index, prompt, self.settings["seed"], image, *(f"{value:.6g}" for value in scores)])
-        header = ["index", "prompt", "seed", "image", *(scorer for scorer, *_ in SCORERS)]
+        header = ["index", "prompt", "seed", "image", *columns]
         write_csv(evaluation / "scores.csv", [header, *rows])
 
 

@@ -9,6 +9,10 @@ import pytest
 from mapolab.errors import UserError
 from mapolab.files import read_json, write_json
 from mapolab.report.collect import collect, common_parent
+from mapolab.report.page import render_page
+from mapolab.report.summary import compare_methods
+from mapolab.report.tables import rich_tables, summary_markdown
+from mapolab.report.words import subtitle
 
 PATTERN = "outputs/emoji_style/*"
 
@@ -157,3 +161,53 @@ def test_another_version_of_a_scorer_is_refused(three_methods) -> None:
     write_json(file, settings)
     with pytest.raises(UserError, match="different versions of style"):
         collect(PATTERN)
+
+
+def other_models(workshop, *labels: str) -> list[Path]:
+    """Models that are no runs: those named `plain...` without weights of their own."""
+    folders = []
+    for label in labels:
+        folder = workshop.root / f"{label}-1234"
+        manifest = {"status": "finished", "objective": {"name": "other"}, "label": label, "seed": None}
+        write_json(folder / "manifest.json", manifest | {"weights": None if label.startswith("plain") else "unet"})
+        workshop.evaluate(folder, "base" if label.startswith("plain") else "mapo", 1)
+        folders.append(folder)
+    return folders
+
+
+def test_the_base_of_models_that_are_no_runs_is_the_one_without_weights(workshop) -> None:
+    other_models(workshop, "a-first", "plain-sdxl", "z-last")
+    base, methods = collect(PATTERN)
+    assert base.label == "plain-sdxl" and [method.label for method in methods] == ["a-first", "z-last"]
+    second = other_models(workshop, "plain-two")
+    with pytest.raises(UserError, match=r"nothing says which .*plain-sdxl-1234, .*plain-two-1234. Say it: base=<fold"):
+        collect(PATTERN)
+    assert collect(PATTERN, base=str(second[0]))[0].label == "plain-two"
+    with pytest.raises(UserError, match="Say it: base=<folder>"):
+        collect([str(workshop.root / "a-*"), str(workshop.root / "z-*")])
+
+
+def test_of_models_that_nobody_trained_no_training_is_told(workshop) -> None:
+    other_models(workshop, "mine", "plain-sdxl")
+    compared = compare_methods(*collect(PATTERN), 200, 0.95, 0)
+    told = " ".join([subtitle(compared, 12, 5), summary_markdown(compared), render_page(compared, [])])
+    told += "".join(str(table.title) for table in rich_tables(compared))
+    assert "mine, against plain-sdxl. 12 pictures a model." in told
+    assert "plain-sdxl scores" in told and "worse than plain-sdxl" in told and "Differences from plain-sdxl" in told
+    for wrong in (
+        "training seed",
+        "started from",
+        "the base",
+        "Base model",
+        "Cost of training",
+        'id="cost"',
+        "seeds |",
+    ):
+        assert wrong not in told, wrong
+
+
+def test_a_run_as_the_base_goes_by_its_own_name(three_methods) -> None:
+    compared = compare_methods(*collect(PATTERN, base=str(next(three_methods.root.glob("sft-*")))), 200, 0.95, 0)
+    assert (
+        subtitle(compared, 12, 5) == "Diffusion-DPO and MaPO, against SFT. 12 pictures a model, one training seed each."
+    )

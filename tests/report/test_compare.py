@@ -1,6 +1,7 @@
 """`mapolab compare` from run folders to its files."""
 
 import re
+from functools import cache
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from PIL import Image
 
 from mapolab.errors import UserError
 from mapolab.report.compare import compare
+from mapolab.report.published import published_note
 from mapolab.report.runs import read_rows
 from mapolab.report.wall import embed, evenly
 
@@ -54,7 +56,7 @@ def test_the_page_is_whole_and_needs_nothing_else(three_methods, capsys: pytest.
     assert all(address.startswith(("data:", "#")) for address in parsed.addresses)
     assert not re.search(r"url\((?!#)|@import|<script[^>]*src", text)
     assert parsed.count["img"] == 12 * 4 + 3  # and those of the two dialogs
-    assert parsed.count["svg"] == 3 + 2 + 6 + 2  # scores, distributions, curves, costs
+    assert parsed.count["svg"] == 3 + 2 + 6 + 2 + 2 * 3  # scores, distributions, curves, costs, and two keys
     assert str(page) in capsys.readouterr().out
     ids = re.findall(r'\bid="([^"]*)"', text)
     assert len(ids) == len(set(ids)), "references in one plot would reach into another"
@@ -112,14 +114,64 @@ def test_without_scorers_there_are_pictures_and_costs(workshop) -> None:
     assert "evaluated without a scorer" in (COMPARISON / "summary.md").read_text()
 
 
-def test_many_pictures_stay_within_the_budget(workshop, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mapolab.report.wall.PICTURE_BUDGET", 8000)
+@cache
+def noisy(index: int) -> Image.Image:
+    """What compresses badly, larger than a thumbnail."""
+    return Image.fromarray(np.random.default_rng(index).integers(0, 256, (400, 400, 3), dtype=np.uint8))
+
+
+def test_a_page_of_many_methods_and_large_pictures_stays_below_15_mb(workshop) -> None:
+    workshop.prompts = [f"a shape, number {index}" for index in range(20)]
+    workshop.draw = lambda name, index: noisy(index)
+    workshop.base()
+    for number in range(13):
+        workshop.run("sft", 0, learning_rate=(number + 1) * 1e-5, noise=number)
+    page = run_compare()
+    assert 13_000_000 < page.stat().st_size < 15_000_000
+    text = page.read_text()
+    shown = (Page(text).count["img"] - 3) // 14
+    assert 1 <= shown < 20 and f"The other {20 - shown} prompts' pictures" in text
+
+
+def test_of_many_runs_the_wall_shows_one_seed_each(workshop) -> None:
+    workshop.base()
+    for seed in range(4):
+        for name in ("sft", "mapo", "diffusion_dpo"):
+            workshop.run(name, seed)
+    assert "grid-column: span 4" in run_compare().read_text()  # 13 columns
+    for seed in (4, 5):
+        for name in ("sft", "mapo", "diffusion_dpo"):
+            workshop.run(name, seed)
+    text = run_compare().read_text()
+    assert Page(text).count["img"] == 12 * 4 + 3 and "one training seed is shown" in text
+    assert "grid-column: span 6" not in text and "SFT, seed 0" in text and "SFT, seed 5" not in text
+
+
+def test_published_figures_are_marked_and_say_when_the_prompts_are_others(workshop) -> None:
+    workshop.settings["scorers"][0] |= {"name": "pickscore"}
     workshop.base()
     workshop.run("sft")
-    text = run_compare().read_text()
-    shown = (Page(text).count["img"] - 3) // 2
-    assert 1 <= shown < 12
-    assert f"The other {12 - shown} prompts' pictures" in text
+    page = run_compare().read_text()
+    summary = (COMPARISON / "summary.md").read_text()
+    for text in (page, summary):
+        assert "not measured here" in text and "MaPO, 2406.06424v2, Table 2" in text
+        assert "Your prompts are others (builtin:emoji/prompts/test.csv)" in text
+    assert "| InPO (published) |  | 22.5 |" in summary
+    assert re.search(r'<th scope="row">InPO</th>\s*<td>22.5</td>', page)
+    assert page.index("Published figures") > page.index('class="scores"'), "never in the table of what was measured"
+
+
+@pytest.mark.parametrize(
+    ("settings", "others"),
+    [
+        ({"prompts": "pickapic_test_unique"}, False),
+        ({"prompts": "yuvalkirstain/pickapic_v2", "split": "test_unique"}, False),
+        ({"prompts": "pickapic_test_unique", "limit": 10}, True),
+        ({"prompts": "partiprompts"}, True),
+    ],
+)
+def test_the_papers_own_prompts_are_known(settings: dict, others: bool) -> None:
+    assert ("Your prompts are others" in published_note(settings)) == others
 
 
 def test_a_missing_picture_is_named(three_methods) -> None:

@@ -12,6 +12,8 @@ import pytest
 from PIL import Image
 
 from mapolab.config.compose import compose
+from mapolab.pairs.held_out import HeldOut
+from mapolab.pairs.recipes.votes import votes
 from mapolab.report.compare import compare
 
 pytestmark = pytest.mark.browser
@@ -57,7 +59,7 @@ def page(chromium, written: Path) -> Iterator:
     yield page
     page.close()
     assert not errors
-    assert [url for url in asked if not url.startswith(("data:", "blob:"))] == [written.as_uri()]
+    assert {url for url in asked if not url.startswith(("data:", "blob:"))} == {written.as_uri()}
 
 
 def prompts(page) -> list[str]:
@@ -116,7 +118,8 @@ def test_blind_votes_hide_the_names_until_the_end_and_become_pairs(page) -> None
     assert page.locator("#blind-count").inner_text() == "4 votes"
     with page.expect_download() as download:
         page.get_by_role("button", name="Save votes").click()
-    rows = [json.loads(line) for line in Path(download.value.path()).read_text().splitlines()]
+    file = Path(download.value.path())
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
     assert [row["label_0"] for row in rows] == [1, 0, 0.5, 1]
     for row in rows:
         assert set(row) == PICKAPIC
@@ -125,10 +128,96 @@ def test_blind_votes_hide_the_names_until_the_end_and_become_pairs(page) -> None
         assert row["best_image_uid"] == best
         assert Image.open(io.BytesIO(base64.b64decode(row["jpg_0"]))).size == (64, 64)
     assert len({(row["caption"], *sorted((row["model_0"], row["model_1"]))) for row in rows}) == 4
+    # `make-pairs recipe=votes` takes the file as it is, with the pictures in it.
+    given = {"votes": str(file), "models": None, "output_root": str(file.parent / "none")}
+    material = votes(given, HeldOut(frozenset(), frozenset(), drop=False))
+    for contest, row in zip(material.contests, rows, strict=True):
+        preferred = 1 if row["label_0"] == 0 else 0
+        assert (contest.caption, contest.side) == (row["caption"], preferred)
+        assert material.read(contest.pictures[0]) == base64.b64decode(row[f"jpg_{preferred}"])
+        assert contest.preference == max(row["label_0"], row["label_1"])
     page.get_by_role("button", name="Close and show the names").click()
     page.locator("#blind-result li").first.wait_for()
     told = page.locator("#blind-result li").all_inner_texts()
     assert told and all(" of " in line and line.split(":")[0] in NAMES for line in told)
+
+
+def vote(page, *keys: str) -> None:
+    page.get_by_role("button", name="Vote without names").click()
+    for key in keys:
+        page.keyboard.press(key)
+
+
+def test_votes_outlive_a_reload_while_the_pictures_are_the_same(page) -> None:
+    vote(page, "1", "2", "0")
+    page.reload()
+    vote(page, "1")
+    assert page.locator("#blind-count").inner_text() == "4 votes"
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Save votes").click()
+    rows = [json.loads(line) for line in Path(download.value.path()).read_text().splitlines()]
+    assert [row["label_0"] for row in rows] == [1, 0, 0.5, 1]
+    assert len({(row["caption"], *sorted((row["model_0"], row["model_1"]))) for row in rows}) == 4  # none asked twice
+    kept = "JSON.parse(sessionStorage.getItem(sessionStorage.key(0)))"
+    page.evaluate(
+        f"sessionStorage.setItem(sessionStorage.key(0), JSON.stringify({kept}.map(v => ({{...v, uids: [0, 1]}}))))"
+    )
+    page.reload()
+    vote(page, "1")
+    assert page.locator("#blind-count").inner_text() == "1 vote"
+
+
+def test_votes_work_where_the_browser_keeps_nothing(chromium, written: Path) -> None:
+    page = chromium.new_page()
+    errors = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.add_init_script("Object.defineProperty(window, 'sessionStorage', {get() { throw new Error('denied'); }})")
+    page.goto(written.as_uri())
+    vote(page, "1", "2")
+    assert page.locator("#blind-count").inner_text() == "2 votes" and not errors
+    page.close()
+
+
+def test_what_scrolls_can_be_reached_and_is_named(page) -> None:
+    regions = page.locator(".scroll")
+    assert regions.count() >= 6
+    labels = regions.evaluate_all(
+        "all => all.map(e => [e.tabIndex, e.getAttribute('role'), e.getAttribute('aria-label')])"
+    )
+    assert all(index == 0 and role == "region" and label for index, role, label in labels)
+    assert len({label for _, _, label in labels}) == len(labels)
+    page.set_viewport_size({"width": 390, "height": 900})
+    wide = page.get_by_role("region", name="Differences from the base")
+    wide.focus()
+    for _ in range(5):
+        page.keyboard.press("ArrowRight")
+    page.wait_for_function("e => e.scrollLeft > 0", arg=wide.element_handle())
+
+
+@pytest.fixture
+def thirteen(workshop) -> Path:
+    workshop.base()
+    for number in range(13):
+        workshop.run(["sft", "mapo", "diffusion_dpo"][number % 3], 0, learning_rate=(number + 1) * 1e-5, noise=number)
+    return compare(compose("compare", ["runs=outputs/emoji_style/*"])).resolve()
+
+
+@pytest.mark.parametrize("width", [390, 820, 1440])
+def test_thirteen_methods_stay_readable(chromium, thirteen: Path, width: int) -> None:
+    page = chromium.new_page(viewport={"width": width, "height": 900})
+    page.goto(thirteen.as_uri())
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    widths = page.locator(".row:visible img").evaluate_all("all => all.map(e => e.getBoundingClientRect().width)")
+    assert min(widths) >= 64
+    small = page.evaluate(
+        "[...document.querySelectorAll('main td, main th, main small, .head')].filter(e => e.offsetParent && "
+        "parseFloat(getComputedStyle(e).fontSize) < 10.5).map(e => e.outerHTML.slice(0, 80))"
+    )
+    assert small == []
+    if width == 1440:  # the whole matrix at once
+        beyond = "[...document.querySelectorAll('.wins')].map(e => e.parentNode.scrollWidth - e.parentNode.clientWidth)"
+        assert max(page.evaluate(beyond)) <= 0
+    page.close()
 
 
 @pytest.mark.parametrize("width", [390, 820, 1440])

@@ -1,20 +1,27 @@
 """What a paper takes from a comparison: LaTeX, published figures apart, mismatch, tables for the terminal."""
 
+import csv
+import io
 import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from rich.console import Console
 
 from mapolab.config.compose import compose
 from mapolab.errors import UserError
+from mapolab.evaluation.differences import holm
 from mapolab.files import read_json, write_json
 from mapolab.report.collect import collect
 from mapolab.report.compare import compare
+from mapolab.report.costs import COST_HEADERS, COSTS
+from mapolab.report.csvs import pairs_csv
 from mapolab.report.latex import escape, summary_latex
 from mapolab.report.published import published_rows
 from mapolab.report.summary import compare_methods
+from mapolab.report.svg import LABEL_GAP, apart, css_colour, key_mark, method_line, method_marker
 from mapolab.report.tables import rich_tables
 
 PATTERN = "outputs/emoji_style/*"
@@ -48,7 +55,41 @@ def test_names_are_whole_in_eighty_columns(comparison) -> None:
     for table in rich_tables(comparison):
         console.print(table)
     shown = console.export_text()
-    assert "\N{HORIZONTAL ELLIPSIS}" not in shown and shown.count("Diffusion-DPO") == 2
+    assert "\N{HORIZONTAL ELLIPSIS}" not in shown and shown.count("Diffusion-DPO") == 3
+    words = shown.split()
+    for field in COSTS:  # whole, though perhaps in two lines
+        assert all(word in words for word in COST_HEADERS[field].split())
+    assert "Prompts needed (there were 12)" in shown
+    row = next(line for line in shown[shown.index("Prompts needed") :].splitlines() if line.split()[:1] == ["SFT"])
+    needed = [score.against["sft"]["base"].prompts_needed for score in comparison.scores]
+    assert row.split()[1:] == ["\N{EN DASH}" if count is None else f"{count:,}" for count in needed]
+
+
+def test_every_pair_is_in_a_file_of_its_own_with_holm_over_all(comparison, three_methods) -> None:
+    rows = list(csv.DictReader(io.StringIO(pairs_csv(comparison))))
+    assert len(rows) == 6 * 3  # four models, three scorers
+    assert len({(frozenset((row["method"], row["other"])), row["scorer"]) for row in rows}) == len(rows)
+    assert all(row["method"] != "base" for row in rows)
+    one = next(row for row in rows if (row["method"], row["other"], row["scorer"]) == ("sft", "mapo beta=8", "style"))
+    found = comparison.scores[0].against["sft"]["mapo beta=8"]
+    assert float(one["mean_difference"]) == pytest.approx(found.mean.value, rel=1e-5)
+    assert float(one["effect_size"]) == pytest.approx(found.effect_size, rel=1e-5)
+    assert float(one["wins"]) + float(one["ties"]) + float(one["losses"]) == pytest.approx(1)
+    for plain, adjusted in (("p_value", "p_adjusted"), ("p_value_wins", "p_adjusted_wins")):
+        expected = holm([float(row[plain]) for row in rows])
+        assert [float(row[adjusted]) for row in rows] == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_matrix_is_bold_by_holm_and_not_by_each_interval(workshop) -> None:
+    """Twelve methods that are the same, but for noise: of 66 win rates some intervals leave out one half."""
+    workshop.base()
+    for number in range(12):
+        workshop.run("sft", 0, learning_rate=(number + 1) * 1e-5, noise=number)
+    compared = compare_methods(*collect(PATTERN), 200, 0.95, 0)
+    cells = [(score, label, other) for score in compared.scores for label, other in score.pairs if other != "base"]
+    outside = [cell for cell in cells if cell[0].win_rate[cell[1]][cell[2]].excludes(0.5)]
+    assert len(outside) >= 3
+    assert not any(score.win_is_clear(label, other) for score, label, other in cells)
 
 
 def measured(root: Path, distance: float) -> None:
@@ -63,8 +104,27 @@ def test_mismatch_of_several_comparisons_is_one_plot(three_methods) -> None:
     assert near["distance"] == 0.2 and set(near["gains"]) == {"SFT", "MaPO", "Diffusion-DPO"}
     measured(three_methods.root, 0.6)
     page = compare(compose("compare", [f"runs={PATTERN}", "output_dir=far", "beside=[near]"]))
-    assert 'id="mismatch"' in page.read_text()
+    text = page.read_text()
+    assert 'id="mismatch"' in text
+    # The plot's numbers as a table, for those who cannot see it.
+    table = text[text.index('aria-label="Gains by reference mismatch"') :].split("</table>")[0]
+    assert table.count('<th scope="row">') == 3 and table.index("distance 0.200") < table.index("distance 0.600")
+    low, high = (f"{value:.2f}" for value in near["gains"]["MaPO"][1:])
+    assert f"[{low}, {high}]" in table
     shutil.rmtree(three_methods.root / "base-12345678" / "mismatch")
     assert 'id="mismatch"' not in compare(compose("compare", [f"runs={PATTERN}", "output_dir=none"])).read_text()
     with pytest.raises(UserError, match="no comparison with a measured mismatch"):
         compare(compose("compare", [f"runs={PATTERN}", "output_dir=far", "beside=[none]"]))
+
+
+def test_methods_are_told_apart_without_colour_and_labels_without_overlap() -> None:
+    looks = {(method_marker(index), method_line(index)) for index in range(1, 36)}
+    assert len(looks) == 35
+    assert len({(css_colour(index), method_marker(index)) for index in range(1, 57)}) == 56
+    places = np.array([[100, 50], [100, 51], [100, 52], [103, 50], [300, 50]], dtype=float)
+    heights = apart(places)
+    assert min(np.diff(np.sort(heights[:4]))) >= LABEL_GAP - 0.01
+    assert heights[:4].mean() == pytest.approx(places[:4, 1].mean()) and heights[4] == 50
+    marks = [key_mark(index, "cost") for index in range(1, 14)]
+    assert len({re.sub(r"var\(--[\w-]+\)|key-cost-\d+|m\w{10}", "", mark) for mark in marks}) == 13
+    assert all('aria-hidden="true"' in mark for mark in marks)

@@ -30,7 +30,7 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,99}")
 def check(config: Config, command: str) -> None:
     """Run every check that belongs to a command. Raises UserError for the first thing that is wrong."""
     check_values(dict(_flat(config)))
-    if command == "export":
+    if command in ("export", "mismatch") and config["run"]:
         files_named.check_run_folder(config["run"])
     if command == "make-pairs":
         check_make_pairs(config)
@@ -58,7 +58,7 @@ def _check_evaluation(evaluation: Config) -> None:
     if named is not None and not isinstance(named, list):
         raise UserError(f"scorers is {named}. Give a list, such as scorers=[{named}].")
     check_names(named or [])
-    files_named.check_prompts(evaluation["prompts"])
+    files_named.check_prompts(evaluation["prompts"], "prompts" if "models" in evaluation else "evaluation.prompts")
     devices = evaluation.get("devices", "auto")
     if devices != "auto" and not (type(devices) is int and devices >= 1):
         raise UserError(f"devices is {devices}; give a number of 1 or more, or auto.")

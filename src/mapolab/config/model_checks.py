@@ -152,10 +152,10 @@ def _check_reference(config: Config) -> None:
             f"model.reference={model['reference']} follows whole weights, which strategy="
             f"{config['strategy']['strategy']} divides over devices. Use model.reference=frozen_copy, or strategy=ddp."
         )
-    if model["lora"] and model["lora"]["text_encoders"]:
+    if model["lora"] and (model["lora"]["text_encoders"] or model["lora"]["learned_token"]):
         raise UserError(
-            f"model.reference={model['reference']} follows the UNet alone, but model.lora.text_encoders=true trains "
-            "the text encoders too. Use model.reference=lora_off, or model.lora.text_encoders=false."
+            f"model.reference={model['reference']} follows the UNet alone, but with model.lora.text_encoders or "
+            "learned_token the text encoders change too. Use model.reference=lora_off, or set those to false and null."
         )
 
 

@@ -67,6 +67,16 @@ def check_iterate(config: Config) -> None:
         raise UserError(f"Each round draws prompts and has the pictures ranked, so {key} needs a value: {key}=...")
     if config["task"] != "align":
         raise UserError("There are no rounds of task=tiny_base. Leave task as it is.")
+    if config["rollout"] is not None:
+        raise UserError(
+            f"objective={config['objective']['name']} draws and scores its own pictures in every step, so rounds have "
+            "nothing to add. Use `mapolab train`, or an objective that learns from pairs."
+        )
+    if config["rounds"] > 1 and (config["model"]["lora"] or {}).get("learned_token"):
+        raise UserError(
+            "A word is learned once: the second round would start from a model that has it. Set rounds=1, or "
+            "model.lora.learned_token=null."
+        )
     if config["data"]["path"] != PAIRS_OF_ROUND:
         raise UserError("Each round makes its own pairs. Leave data.path as it is, or use `mapolab train`.")
     if config["data"]["validation_split"] and not config["data"]["validation_path"]:

@@ -19,7 +19,6 @@ OF_PAIRS = {
     "data.label_noise_probability": 0.0,
     "diffusion.timestep_range": None,
     "diffusion.timestep_weighting": "none",
-    "diffusion.noise": "gaussian",
     "trainer.validate_every": None,
 }
 
@@ -163,9 +162,9 @@ def _check_training(config: Config, name: str) -> None:
             f"{name} compares each step's probability before and after an update, but with model.lora.dropout="
             f"{lora['dropout']} it differs from pass to pass without any. Set model.lora.dropout=0."
         )
-    for key, neutral in {"text_encoders": "false", "learned_token": "null"}.items():
-        if lora is not None and lora.get(key):
-            raise UserError(f"{name} trains the UNet alone. Set model.lora.{key}={neutral}.")
+    for key, off in (("text_encoders", "false"), ("learned_token", "null")):
+        if lora is not None and lora[key]:
+            raise UserError(f"{name} trains the UNet alone. Set model.lora.{key}={off}.")
     if strategy in ("fsdp", "deepspeed"):
         raise UserError(
             f"{name} draws pictures with the whole UNet between updates, which {strategy} divides over the devices. "

@@ -26,11 +26,11 @@ class DenoisingTask:
     pooled_prompt_embeds: Tensor  # (N, P)
     add_time_ids: Tensor  # (N, 6)
     target: Tensor | None = None  # (N, C, H, W); None where there is nothing to compare with
-    latents: Tensor | None = None  # (N, C, H, W), the images without noise, where there are any
+    latents: Tensor | None = None  # (N, C, H, W), the images without noise, where they are known
 
     def at(self, rows: Tensor) -> "DenoisingTask":
         """The part of these images."""
-        return DenoisingTask(**{name: tensor[rows] for name, tensor in vars(self).items()})
+        return DenoisingTask(**{name: None if item is None else item[rows] for name, item in vars(self).items()})
 
 
 def denoising_task(
@@ -59,13 +59,13 @@ def denoising_task(
         for tensor in (noise, timesteps, batch["prompt_embeds"], batch["pooled_prompt_embeds"])
     )
     return DenoisingTask(
-        latents=latents,
         noisy_latents=scheduler.add_noise(latents, noise, timesteps),
         timesteps=timesteps,
         prompt_embeds=prompt_embeds,
         pooled_prompt_embeds=pooled_prompt_embeds,
         add_time_ids=torch.cat([batch[f"{side}_time_ids"] for side in sides]),
         target=prediction_target(scheduler, latents, noise, timesteps),
+        latents=latents,
     )
 
 

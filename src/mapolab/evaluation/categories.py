@@ -11,17 +11,17 @@ from mapolab.evaluation.prompt_sets import PROMPT_SETS, fetch_set
 from mapolab.evaluation.prompts import COLUMNS
 from mapolab.paths import resolve
 
-NAMES = ("category", "Category", "challenge", "Challenge")
+NAMES = ("category", "Category", "challenge", "Challenge", "categories")
 
 
 def find_categories(source: str) -> dict[str, str]:
     """Prompt -> category; empty where there are none.
 
-    A column or key of `NAMES` beside the prompt's own (PartiPrompts and DrawBench have one); of a set in several
-    files, which have none inside, each file's name (HPSv2's four styles).
+    A column or key of `NAMES` beside the prompt's own (PartiPrompts, DrawBench and I2P have one; of several with commas
+    between them the first); of a set in several files, which have none inside, each file's name (HPSv2's four styles).
     """
     chosen = PROMPT_SETS.get(source)
-    paths = (fetch_set(chosen) if chosen.split is None else []) if chosen else [Path(resolve(source))]
+    paths = fetch_set(chosen) if chosen else [Path(resolve(source))]
     found: dict[str, str] = {}
     for path in paths:
         found |= _within(path) or (_as_one(path) if len(paths) > 1 else {})
@@ -36,7 +36,7 @@ def _within(path: Path) -> dict[str, str]:
     category = next((name for name in NAMES if name in rows[0]), None)
     if prompt is None or category is None:
         return {}
-    return {str(row[prompt]).strip(): str(row[category]).strip() for row in rows if row.get(prompt)}
+    return {str(row[prompt]).strip(): str(row[category]).split(",")[0].strip() for row in rows if row.get(prompt)}
 
 
 def _as_one(path: Path) -> dict[str, str]:

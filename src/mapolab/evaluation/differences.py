@@ -22,9 +22,10 @@ class Difference:
 
     mean, median: of the difference in score (median over prompts). win_rate: ties as half. wins, ties, losses: shares
     of pictures, which add up to 1. effect_size: mean difference in standard deviations of the prompts' differences
-    (Cohen's d_z; 0.2 is called small, 0.5 medium, 0.8 large). p_value: of a difference of 0, two-sided, by Student's t
-    on prompts and training seeds. prompts_needed: to find a difference as seen with 80% power, at these training seeds;
-    None where no number of prompts would do, because the seeds differ too much or there is no difference at all.
+    (Cohen's d_z; 0.2 is called small, 0.5 medium, 0.8 large). p_value: of a mean difference of 0, two-sided, by
+    Student's t on prompts and training seeds; p_value_wins: of a win rate of one half. prompts_needed: to find a
+    difference as seen with 80% power, at these training seeds; None where no number of prompts would do, because the
+    seeds differ too much or there is no difference at all.
     """
 
     mean: Estimate
@@ -35,6 +36,7 @@ class Difference:
     losses: float
     effect_size: float
     p_value: float
+    p_value_wins: float
     prompts: int
     prompts_needed: int | None
 
@@ -48,15 +50,18 @@ def compare(
     by_prompt = bootstrap.by_prompt(method.values.mean(0) - other.values.mean(0))
     spread = float(by_prompt.std(ddof=1)) if len(by_prompt) > 1 else 0.0
     variation = bootstrap.spread(method, other)
+    win_rate = bootstrap.win_rate(method, other, higher_is_better)
+    win_variation = bootstrap.win_spread(method, other, higher_is_better)
     return Difference(
         mean=mean,
         median=bootstrap.median_difference(method, other),
-        win_rate=bootstrap.win_rate(method, other, higher_is_better),
+        win_rate=win_rate,
         wins=float((signs > 0).mean()),
         ties=float((signs == 0).mean()),
         losses=float((signs < 0).mean()),
         effect_size=by_prompt.mean() / spread if spread else math.copysign(math.inf, mean.value) if mean.value else 0.0,
         p_value=_p_value(mean.value, variation),
+        p_value_wins=_p_value(win_rate.value - 0.5, win_variation),
         prompts=len(by_prompt),
         prompts_needed=prompts_needed(mean.value, spread, variation.of_seeds, 1 - bootstrap.confidence),
     )

@@ -1,4 +1,4 @@
-"""Feature extractors for distances between sets of pictures, and FID and KID over them."""
+"""Feature extractors for distances between sets of pictures, and the Frechet and kernel distances over them."""
 
 from __future__ import annotations
 
@@ -92,7 +92,8 @@ class Inception(Features):
         from torchmetrics.image.fid import NoTrainInceptionV3
 
         try:
-            self.model = NoTrainInceptionV3("inception-v3-compat", ["2048"], weights).eval().to(device)
+            # Without antialias: torchmetrics smooths where FID's own program, and so every published figure, does not.
+            self.model = NoTrainInceptionV3("inception-v3-compat", ["2048"], weights, antialias=False).eval().to(device)
         except (OSError, ModuleNotFoundError) as error:
             raise UserError(
                 f"FID's InceptionV3 could not be had ({type(error).__name__}). Connect to the network, install "
@@ -100,7 +101,7 @@ class Inception(Features):
                 "or take features=efficientnet_lite0, whose weights come with it."
             ) from None
         self.device = device
-        self.fingerprint = short_hash([self.name])
+        self.fingerprint = short_hash([self.name, *(identity(weights_path(weights)) if weights else [])])
 
     @torch.no_grad()
     def __call__(self, pictures: list[Image.Image]) -> torch.Tensor:
@@ -161,16 +162,17 @@ def weights_path(path: str) -> Any:
 
 
 def frechet_and_kernel_distance(ours: torch.Tensor, theirs: torch.Tensor) -> dict[str, float]:
-    """FID and KID (mean and deviation over subsets) between two sets of features, (N, D) and (M, D), by torchmetrics.
+    """Between two sets of features, (N, D) and (M, D), by torchmetrics: what FID and KID are of InceptionV3's features.
 
-    FID is biased upwards where there are not many more pictures than features; KID (Binkowski et al. 2018) is not, and
-    is taken over 100 random subsets of at most 50 pictures.
+    The Frechet distance (Heusel et al. 2017) is biased upwards where there are not many more pictures than features;
+    the kernel distance (Binkowski et al. 2018) is not, and is the mean over 100 random subsets of at most 50 pictures,
+    with their deviation. Raises UserError for fewer than two pictures on a side.
     """
     from torchmetrics.image.fid import FrechetInceptionDistance
     from torchmetrics.image.kid import KernelInceptionDistance
 
     if min(len(ours), len(theirs)) < 2:
-        raise UserError("FID and KID need two pictures on each side at least.")
+        raise UserError("These distances need two pictures on each side at least.")
     # Features come in where the metrics expect pictures, so that they are computed once.
     passed_on = nn.Identity()
     passed_on.num_features = ours.shape[1]
@@ -184,7 +186,8 @@ def frechet_and_kernel_distance(ours: torch.Tensor, theirs: torch.Tensor) -> dic
     with torch.random.fork_rng():
         torch.manual_seed(0)
         mean, deviation = kid.compute()
-    return {"fid": float(fid.compute()), "kid": float(mean), "kid_deviation": float(deviation)}
+    about = {"kernel_distance": float(mean), "kernel_deviation": float(deviation)}
+    return {"frechet_distance": float(fid.compute())} | about
 
 
 def _at_64(picture: Image.Image) -> Image.Image:

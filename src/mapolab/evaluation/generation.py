@@ -22,7 +22,7 @@ from diffusers import (
 from mapolab.diffusion.noise import draw_noise
 from mapolab.errors import RunError, UserError
 from mapolab.evaluation.models import EvaluatedModel, is_lora
-from mapolab.evaluation.store import Store, content_key
+from mapolab.evaluation.store import DRAWING, Store, content_key
 from mapolab.models.learned_token import TOKEN_FILE, put_token, read_token
 from mapolab.models.lora import LORA_FILE
 from mapolab.models.precision import DTYPES
@@ -35,8 +35,6 @@ SCHEDULERS = {
     "ddim": DDIMScheduler,
     "dpm++": DPMSolverMultistepScheduler,
 }
-# What of an evaluation's settings decides a picture, beside the model, the prompt and its noise.
-DRAWING = ("negative_prompt", "steps", "guidance_scale", "scheduler", "height", "width", "precision")
 
 
 def load_pipeline(

@@ -1,4 +1,4 @@
-"""``mapolab mismatch data=... model=...``: how far a model's own pictures are from the preferred ones.
+"""``mapolab mismatch data=... model=...``, or ``run=...``: how far a model's pictures are from the preferred ones.
 
 The MaPO paper explains where Diffusion-DPO struggles by reference mismatch: the preferred pictures are unlike what the
 reference draws for the same captions. Its measure is the distance of DINOv2 features.
@@ -17,14 +17,15 @@ from rich.console import Console
 from rich.table import Table
 
 from mapolab import files
+from mapolab.config.compose import compose
 from mapolab.data.images import BrokenImage, load
 from mapolab.data.records import BrokenRow, Record, Source
 from mapolab.data.sources.open import open_source
 from mapolab.errors import UserError
 from mapolab.evaluation.features import Features, build_features, frechet_and_kernel_distance
 from mapolab.evaluation.generation import generate, load_pipeline, picture_keys
-from mapolab.evaluation.models import base_of
-from mapolab.evaluation.options import settings_of
+from mapolab.evaluation.models import EvaluatedModel, base_of, model_of_run
+from mapolab.evaluation.options import USUAL, settings_of
 from mapolab.evaluation.processes import start_processes
 from mapolab.evaluation.statistics import MethodScores, PairedBootstrap
 from mapolab.evaluation.store import Store
@@ -32,20 +33,21 @@ from mapolab.streams import Stream, generator
 
 
 def mismatch(config: dict[str, Any]) -> Path:
-    """Measure the mismatch of the config's model and data; prints it, and returns the file that holds it.
+    """Measure the mismatch of the config's model and data, or of a run's; prints it, and returns the file with it.
 
     The file is <the model's folder>/mismatch/<data's fingerprint>-<features>.json, where `compare` finds it. Raises
     UserError for a model or data that cannot be used.
     """
     output_root = Path(config["output_root"])
-    model = base_of(config, output_root)
-    data = config["data"]
+    model = _run_of(config) if config["run"] else base_of(config, output_root)
+    source_config = model.run or config
+    data = source_config["data"]
     cache = Path(data["cache_folder"] or output_root / ".cache")
     source = open_source(data["path"], data["split"], data["revision"], cache, data["download_cache_gb"])
     processes = start_processes(1)
     features = build_features(config["features"], processes.device, config["feature_weights"])
     records = sample_records(source, config["pairs"], config["seed"], data["resolution"])
-    options = config["evaluation"] | {"height": data["resolution"], "width": data["resolution"]}
+    options = USUAL | source_config["evaluation"] | {"height": data["resolution"], "width": data["resolution"]}
     captions = [caption for caption, _, _ in records]
     settings = settings_of(options, captions, [model], processes.device != "cpu")
     drawings = [(caption, settings["seed"], position) for position, caption in enumerate(captions)]
@@ -62,6 +64,7 @@ def mismatch(config: dict[str, Any]) -> Path:
     found = {
         "features": features.name,
         "source": features.source,
+        "features_fingerprint": features.fingerprint,
         "data": data["path"],
         "split": data["split"],
         "data_fingerprint": source.fingerprint,
@@ -83,8 +86,20 @@ def mismatch(config: dict[str, Any]) -> Path:
     return path
 
 
+def _run_of(config: dict[str, Any]) -> EvaluatedModel:
+    """The finished run that `run=` names. Raises UserError where the command also names a model or data."""
+    plain = compose("mismatch")
+    own = ("run", "pairs", "features", "feature_weights", "seed", "output_root")
+    if changed := [key for key in config if key not in own and config[key] != plain[key]]:
+        raise UserError(
+            f"run={config['run']} brings its own model, data and settings, so what you said of {', '.join(changed)} "
+            f"would go unheard. Leave it out, or leave out run=; with it go {', '.join(own[1:])}."
+        )
+    return model_of_run(Path(config["run"]))
+
+
 def distances(drawn: torch.Tensor, theirs: torch.Tensor, captions: np.ndarray) -> dict[str, Any]:
-    """Mean cosine distance of features caption by caption, 0..2, with its interval; FID and KID of the two sets."""
+    """Mean cosine distance of features caption by caption, 0..2, with its interval; both distances of the sets."""
     cosine = 1 - torch.nn.functional.cosine_similarity(drawn.double(), theirs.double()).numpy()
     mean = PairedBootstrap(captions).mean(MethodScores(cosine[None], (None,)))
     about = {"distance": mean.value, "low": mean.low, "high": mean.high}
@@ -135,12 +150,14 @@ def embed(features: Features, pictures: list[Image.Image], batch_size: int) -> t
 
 
 def _print(found: dict[str, Any], path: Path) -> None:
-    table = Table("the model's pictures against", f"{found['features']} distance", "FID", "KID")
+    # The two names belong to InceptionV3's features.
+    named = ("FID", "KID") if found["features"] == "inception" else ("Frechet distance", "kernel distance")
+    table = Table("the model's pictures against", f"{found['features']} distance", *named)
     for side in ("chosen", "rejected"):
         if side in found:
             one = found[side]
             interval = f"{one['distance']:.3f} [{one['low']:.3f}, {one['high']:.3f}]"
-            table.add_row(side, interval, f"{one['fid']:.1f}", f"{one['kid']:.4f}")
+            table.add_row(side, interval, f"{one['frechet_distance']:.1f}", f"{one['kernel_distance']:.4f}")
     console = Console()
     console.print(table)
     console.print(

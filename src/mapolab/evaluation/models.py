@@ -83,8 +83,13 @@ def config_of_finished_run(run: Path) -> dict[str, Any]:
             f"{run} is not a run folder: it has no manifest.json and config.yaml. Give the folder that `train` named."
         )
     status = files.read_json(run / "manifest.json")["status"]
-    if status != "finished" or final_weights(run) is None:
+    if status != "finished":
         raise UserError(f"The run in {run} is {status}, not finished. Give its `mapolab train` command again first.")
+    if final_weights(run) is None:
+        raise UserError(
+            f"The run in {run} is finished, but its weights are gone: it has neither a folder unet nor lora. Put it "
+            "back, or remove the run's folder and train it again."
+        )
     return OmegaConf.to_container(OmegaConf.load(run / "config.yaml"), resolve=True)
 
 
@@ -115,7 +120,7 @@ def _models_of(entry: Any, output_root: Path) -> list[EvaluatedModel]:
         return [_published(entry.removeprefix(PUBLISHED), output_root)]
     runs = [Path(match) for match in sorted(glob.glob(entry)) if (Path(match) / "config.yaml").is_file()]
     if runs:
-        return [_run(folder) for folder in runs]
+        return [model_of_run(folder) for folder in runs]
     path = Path(resolve(entry))
     if (path / "manifest.json").is_file() and not path.name.startswith("base-"):
         config_of_finished_run(path)  # says what is wrong with it
@@ -129,7 +134,8 @@ def _models_of(entry: Any, output_root: Path) -> list[EvaluatedModel]:
     )
 
 
-def _run(folder: Path) -> EvaluatedModel:
+def model_of_run(folder: Path) -> EvaluatedModel:
+    """Raises UserError unless the run in this folder is finished, with its weights."""
     config = config_of_finished_run(folder)
     manifest = files.read_json(folder / "manifest.json")
     return EvaluatedModel(manifest["label"], manifest["seed"], folder, config, final_weights(folder), config)

@@ -7,10 +7,9 @@ from typing import Any
 
 from mapolab import files
 from mapolab.errors import UserError
-from mapolab.evaluation.generation import DRAWING
 from mapolab.evaluation.models import EvaluatedModel
-from mapolab.evaluation.prompt_sets import check_count
 from mapolab.evaluation.prompts import find_prompts
+from mapolab.evaluation.store import DRAWING
 
 # For models that are no runs, and for runs whose configs lack a key. Size None: the model's own.
 USUAL: dict[str, Any] = {
@@ -61,7 +60,6 @@ def load_prompts(options: dict[str, Any], cache_folder: Path) -> list[str]:
     """The prompts, the first `limit` of them where that is set. Raises UserError where there are none or a set lacks
     some."""
     prompts = find_prompts(options["prompts"], options["split"], options["revision"], cache_folder)
-    check_count(options["prompts"], prompts)
     return prompts[: options["limit"]]
 
 

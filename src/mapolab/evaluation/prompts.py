@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,10 +11,11 @@ from pathlib import Path
 import pyarrow
 import pyarrow.parquet as parquet
 
+from mapolab.config.suggest import did_you_mean
 from mapolab.data.records import RowText
 from mapolab.data.sources.open import open_source
 from mapolab.errors import UserError
-from mapolab.evaluation.prompt_sets import PROMPT_SETS, fetch_set
+from mapolab.evaluation.prompt_sets import PROMPT_SETS, PromptSet, check_count, fetch_set
 from mapolab.paths import resolve
 
 COLUMNS = ("prompt", "Prompt", "prompts", "Prompts", "caption", "text")
@@ -21,44 +23,34 @@ FILES = (".csv", ".tsv", ".txt", ".json", ".jsonl")
 
 
 def find_prompts(source: str, split: str | None, revision: str | None, cache_folder: Path) -> list[str]:
-    """The prompts that `source` names, in their order, as often as they stand there.
+    """The prompts that `prompts=source` of `mapolab evaluate` names, in their order, as often as they stand there.
 
     source: a set of `prompt_sets`, a file (.txt, .csv, .tsv, .json, .jsonl, .parquet), or a data set, named as
     `data.path`, whose different captions they are. split, revision: of the data set. cache_folder: where its index is
     kept. Raises UserError where there are none.
     """
-    return held_out(source, split, revision, cache_folder)[0]
+    return _find(source, split, revision, cache_folder, "")[0]
 
 
 def held_out(
     source: str | None, split: str | None, revision: str | None, cache_folder: Path
 ) -> tuple[list[str], list[str]]:
-    """The prompts that a run will be evaluated on, and the ids of the images that belong to them in a data set.
+    """The prompts that a run will be evaluated on (`evaluation.prompts`), and the ids of the images that belong to them
+    in a data set.
 
     Both are empty where no prompts are named.
     """
-    if source is None:
-        return [], []
-    if source in PROMPT_SETS:
-        chosen = PROMPT_SETS[source]
-        if chosen.split is None:
-            return [prompt for path in fetch_set(chosen) for prompt in read_prompts(str(path))], []
-        source, split, revision = chosen.repository, split or chosen.split, revision or chosen.revision
-    if Path(source).suffix in FILES or _is_table(source):
-        return read_prompts(source), []
-    texts = list(_texts(source, split, revision, cache_folder))
-    prompts = dict.fromkeys(text.caption for text in texts if text.caption)
-    return list(prompts), sorted({name for text in texts for name in text.image_ids})
+    return ([], []) if source is None else _find(source, split, revision, cache_folder, "evaluation.")
 
 
-def read_prompts(source: str) -> list[str]:
-    """The prompts of a file, in its order.
+def read_prompts(source: str, block: str = "") -> list[str]:
+    """The prompts of a file, in its order. block: of the config that names it, with a dot, for the message.
 
     Raises UserError when the file is missing, not UTF-8, has no column `prompt` (or a usual other name), or holds none.
     """
     path = Path(resolve(source))
     if not path.is_file():
-        raise UserError(f"evaluation.prompts is {source}, but there is no such file. Name a .csv or a .txt file.")
+        raise UserError(f"{block}prompts={source} does not exist: there is no such file. Name a .csv or a .txt file.")
     found = [prompt.strip() for prompt in _prompts_in(path, source)]
     prompts = [prompt for prompt in found if prompt]
     if not prompts:
@@ -66,11 +58,32 @@ def read_prompts(source: str) -> list[str]:
     return prompts
 
 
+def _find(
+    source: str, split: str | None, revision: str | None, cache_folder: Path, block: str
+) -> tuple[list[str], list[str]]:
+    if source in PROMPT_SETS:
+        return _of_set(PROMPT_SETS[source])
+    if Path(source).suffix in FILES or _is_table(source):
+        return read_prompts(source, block), []
+    texts = list(_texts(source, split, revision, cache_folder, block))
+    prompts = dict.fromkeys(text.caption for text in texts if text.caption)
+    return list(prompts), sorted({name for text in texts for name in text.image_ids})
+
+
+def _of_set(chosen: PromptSet) -> tuple[list[str], list[str]]:
+    """The set's prompts, each once where it is of a data set's rows, and the ids of these rows' images."""
+    paths = fetch_set(chosen)
+    prompts = [prompt for path in paths for prompt in read_prompts(str(path))]
+    check_count(chosen, prompts)
+    if not chosen.image_ids:
+        return prompts, []
+    names = [name for path in paths for column in chosen.image_ids for name in _column(path, column, path.name)]
+    return list(dict.fromkeys(prompts)), sorted(set(names))
+
+
 def _prompts_in(path: Path, source: str) -> list[str]:
     if path.suffix == ".parquet":
-        table = parquet.read_table(path)
-        name = _column_name(table.column_names, source)
-        return [prompt or "" for prompt in table.column(name).to_pylist()]
+        return _column(path, _column_name(parquet.read_schema(path).names, source), source)
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -78,16 +91,31 @@ def _prompts_in(path: Path, source: str) -> list[str]:
     if path.suffix in (".json", ".jsonl"):
         return _from_json(text, path.suffix, source)
     if path.suffix in (".csv", ".tsv"):
-        rows = csv.DictReader(text.splitlines(), delimiter="\t" if path.suffix == ".tsv" else ",")
+        # Line ends inside of quotes belong to the prompt.
+        rows = csv.DictReader(io.StringIO(text, newline=""), delimiter="\t" if path.suffix == ".tsv" else ",")
         name = _column_name(list(rows.fieldnames or []), source)
-        return [row[name] or "" for row in rows]
-    return text.splitlines()
+        return [" ".join((row[name] or "").splitlines()) for row in rows]
+    return text.split("\n")
+
+
+def _column(path: Path, name: str, source: str) -> list[str]:
+    """A column of texts of a parquet file, with "" where there is none. Raises UserError for other values."""
+    try:
+        values = parquet.read_table(path, columns=[name]).column(name)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise UserError(f"{source} cannot be read ({' '.join(str(error).split())[:100]}). Write it again.") from None
+    if not (pyarrow.types.is_string(values.type) or pyarrow.types.is_large_string(values.type)):
+        raise UserError(
+            f"The column {name} of {source} holds {values.type}, which is no text. Write prompts as strings."
+        )
+    return [value or "" for value in values.to_pylist()]
 
 
 def _from_json(text: str, kind: str, source: str) -> list[str]:
     """A list of strings or of objects; in .jsonl one of either a line."""
     try:
-        lines = [line for line in text.splitlines() if line.strip()]
+        # Not splitlines: strings in JSON may hold U+2028 and the like as they are.
+        lines = [line for line in text.split("\n") if line.strip()]
         entries = [json.loads(line) for line in lines] if kind == ".jsonl" else json.loads(text)
     except ValueError as error:
         raise UserError(f"{source} is not JSON ({error}). A .jsonl file has one value a line.") from None
@@ -122,10 +150,11 @@ def _is_table(source: str) -> bool:
     return "jpg_0" not in names and not {"caption", "label_0"} <= set(names)
 
 
-def _texts(source: str, split: str | None, revision: str | None, cache_folder: Path) -> Iterator[RowText]:
+def _texts(source: str, split: str | None, revision: str | None, cache_folder: Path, block: str) -> Iterator[RowText]:
     try:
         opened = open_source(source, split, revision, cache_folder, download_cache_gb=0)
     except UserError as error:
-        raise UserError(f"evaluation.prompts={source}, evaluation.split={split}: {error}") from None
-    for block in range(len(opened.block_sizes)):
-        yield from opened.texts(block)
+        told = f"{block}prompts={source}" + (f", {block}split={split}" if split else "")
+        raise UserError(f"{told}:{did_you_mean(source, PROMPT_SETS)} {error}") from None
+    for number in range(len(opened.block_sizes)):
+        yield from opened.texts(number)

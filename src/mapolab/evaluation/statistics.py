@@ -12,7 +12,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from mapolab.errors import UserError
 
@@ -39,25 +39,24 @@ class Part:
     """A share in the variance of a mean. freedom: its degrees of freedom, 0 where it cannot be told."""
 
     variance: float
-    freedom: int
+    freedom: float
 
 
 @dataclass(frozen=True)
 class Spread:
     """What the variance of a mean is made of.
 
-    prompts, seeds: what each shows by itself. shared: for each table of seeds, how much of the variance is of seed and
-    prompt together; it shows in both parts.
+    prompts, seeds: what each shows by itself. shared: the variance of seed and prompt together, which shows in both.
     """
 
     prompts: Part
-    seeds: tuple[Part, ...] = ()
-    shared: tuple[float, ...] = ()
+    seeds: Part
+    shared: float
 
     @property
     def of_seeds(self) -> float:
         """The share that no number of prompts lessens."""
-        return sum(max(part.variance - shared, 0.0) for part, shared in zip(self.seeds, self.shared, strict=True))
+        return max(self.seeds.variance - self.shared, 0.0)
 
     @property
     def variance(self) -> float:
@@ -71,14 +70,17 @@ class Spread:
         number of degrees of freedom for the sum (Satterthwaite's) covered 91% instead of 95% at three seeds.
         """
         of_prompts = _t(tail, self.prompts) ** 2
-        squares = of_prompts * max(self.prompts.variance - sum(self.shared) / 2, 0.0)
-        for part, shared in zip(self.seeds, self.shared, strict=True):
-            squares += _t(tail, part) ** 2 * max(part.variance - shared / 2, 0.0)
+        squares = of_prompts * max(self.prompts.variance - self.shared / 2, 0.0)
+        squares += _t(tail, self.seeds) ** 2 * max(self.seeds.variance - self.shared / 2, 0.0)
         return math.sqrt(max(squares, of_prompts * self.prompts.variance))
+
+    def reach_of_seeds(self, tail: float) -> float:
+        """What the training seeds add, as a square, to the half width that the prompts alone give."""
+        return math.sqrt(max(self.reach(tail) ** 2 - _t(tail, self.prompts) ** 2 * self.prompts.variance, 0.0))
 
 
 def _t(tail: float, part: Part) -> float:
-    return float(stats.t.ppf(tail, part.freedom)) if part.freedom else 0.0
+    return float(special.stdtrit(part.freedom, tail)) if part.freedom else 0.0
 
 
 @dataclass(frozen=True)
@@ -128,19 +130,23 @@ class PairedBootstrap:
         return self._estimate(method.values.mean(0) - other.values.mean(0), self.spread(method, other))
 
     def median_difference(self, method: MethodScores, other: MethodScores) -> Estimate:
-        """Median over prompts of the mean difference on each prompt; its interval is over prompts alone."""
+        """Median over prompts of the mean difference on each prompt.
+
+        What the training seeds add to the mean's interval they add to the bootstrap's: they shift both alike.
+        """
         differences = self.by_prompt(method.values.mean(0) - other.values.mean(0))
         order = np.argsort(differences, kind="stable")
         weights = self._prompt_draws[:, order].cumsum(1)
         at = (weights >= (self._prompt_count + 1) // 2).argmax(1)
+        value = float(np.median(differences))
         low, high = np.quantile(differences[order][at], self._tails)
-        return Estimate(float(np.median(differences)), float(low), float(high))
+        seeds = self.spread(method, other).reach_of_seeds(self._tails[1])
+        return Estimate(value, value - math.hypot(value - low, seeds), value + math.hypot(high - value, seeds))
 
     def win_rate(self, method: MethodScores, other: MethodScores, higher_is_better: bool) -> Estimate:
         """Share of pictures where `method` scores better, ties as half, over every pair of a run of each: 0..1."""
         wins = (1 + outcomes(method, other, higher_is_better)) / 2  # (S, T, N)
-        pictures = wins.mean((0, 1))
-        estimate = self._estimate(pictures, self._spread(pictures, [wins.mean(1), wins.mean(0)]))
+        estimate = self._estimate(wins.mean((0, 1)), self.win_spread(method, other, higher_is_better))
         return Estimate(estimate.value, max(estimate.low, 0.0), min(estimate.high, 1.0))
 
     def by_prompt(self, values: np.ndarray) -> np.ndarray:
@@ -153,14 +159,21 @@ class PairedBootstrap:
         paired = method.seeds == other.seeds
         return self._spread(differences, [method.values - other.values] if paired else [method.values, other.values])
 
+    def win_spread(self, method: MethodScores, other: MethodScores, higher_is_better: bool) -> Spread:
+        """What the variance of the win rate is made of: the prompts, then each method's training seeds."""
+        wins = (1 + outcomes(method, other, higher_is_better)) / 2  # (S, T, N)
+        return self._spread(wins.mean((0, 1)), [wins.mean(1), wins.mean(0)])
+
     def _spread(self, pictures: np.ndarray, tables: list[np.ndarray]) -> Spread:
         """Of the mean of (N,) values that are the means (or their difference) of each of the (S, N) tables.
 
-        By the sums of squares of seeds and prompts.
+        By the sums of squares of seeds and prompts; two methods' seeds by Welch's degrees of freedom.
         """
         seeds = [self._seed_part(table) for table in tables if len(table) > 1]
-        parts, shared = tuple(part for part, _ in seeds), tuple(together for _, together in seeds)
-        return Spread(self._prompt_part(pictures), parts, shared)
+        variance = sum(part.variance for part, _ in seeds)
+        certainty = sum(part.variance**2 / part.freedom for part, _ in seeds)
+        freedom = variance**2 / certainty if certainty else 0
+        return Spread(self._prompt_part(pictures), Part(variance, freedom), sum(shared for _, shared in seeds))
 
     def _prompt_part(self, pictures: np.ndarray) -> Part:
         """Of the mean of (N,) values, as of clusters of unequal size."""
@@ -185,7 +198,7 @@ class PairedBootstrap:
         whole spread: training seeds are too few to resample."""
         value = float(pictures.mean())
         resampled = self._prompt_weights @ np.bincount(self._prompt_of_picture, pictures)
-        reach, normal = spread.reach(self._tails[1]), stats.norm.ppf(self._tails[1])
+        reach, normal = spread.reach(self._tails[1]), special.ndtri(self._tails[1])
         if (deviation := resampled.std()) > 0:
             low, high = (np.quantile(resampled, self._tails) - value) * reach / (normal * deviation)
         else:

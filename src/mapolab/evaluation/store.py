@@ -3,7 +3,7 @@
     <store>/ab/abcdef....png    a picture, its settings in the file's metadata
     <store>/ab/abcdef....json   its scores, by scorer's fingerprint
 
-A file is whole or absent, and its name says what it must hold; so processes share a store without asking each other.
+A file is written whole, and its name says what it must hold; so processes share a store without asking each other.
 """
 
 from __future__ import annotations
@@ -24,6 +24,11 @@ from PIL.PngImagePlugin import PngInfo
 from mapolab import files
 from mapolab.errors import UserError
 
+# What of an evaluation's settings decides a picture, beside the model, the prompt and its noise. Not batch_size: what
+# stands beside a picture can change a last bit, as other hardware does, which is no part of the key either; a picture
+# that is rounded otherwise is the same one, and thousands of them would be drawn anew for another batch size.
+DRAWING = ("negative_prompt", "steps", "guidance_scale", "scheduler", "height", "width", "precision")
+
 
 @dataclass(frozen=True)
 class Store:
@@ -36,7 +41,13 @@ class Store:
         return self.folder / key[:2] / f"{key}.png"
 
     def has_picture(self, key: str) -> bool:
-        return self.picture(key).is_file()
+        """Whether the picture is there and whole, by the checksums in its file; a broken one is drawn again."""
+        try:
+            with Image.open(self.picture(key)) as picture:
+                picture.verify()
+        except (UnidentifiedImageError, OSError, ValueError, SyntaxError):
+            return False
+        return True
 
     def keep_picture(self, key: str, picture: Image.Image, about: dict[str, Any]) -> None:
         """Write a picture with `about` in its metadata, each entry as text of its own (JSON, but for strings)."""
@@ -79,7 +90,7 @@ def load_picture(path: Path) -> Image.Image:
             return picture.convert("RGB")
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
         raise UserError(
-            f"The picture {path} is broken ({type(error).__name__}). Remove it; the same command draws it again."
+            f"The picture {path} is broken ({type(error).__name__}). The same command draws it again."
         ) from None
 
 

@@ -11,8 +11,7 @@ from typing import Any
 from mapolab.config.identity import identity
 from mapolab.config.pair_schema import Ranking
 from mapolab.config.schema import Train
-from mapolab.evaluation.generation import DRAWING
-from mapolab.evaluation.models import final_weights
+from mapolab.evaluation.store import DRAWING
 from mapolab.files import short_hash
 from mapolab.pairs.folder import ResultFolder
 from mapolab.runs import RunFolder
@@ -61,8 +60,7 @@ class Round:
         if phase == "draw":
             return ResultFolder(self.path / "pairs", "pairs").is_finished()
         if phase == "train":
-            run = self.path / "run"
-            return RunFolder(run).finished and final_weights(run) is not None
+            return RunFolder(self.path / "run").finished
         return (self.model / "model_index.json" if phase == "export" else self.path / "evaluation.json").is_file()
 
     def sweep(self) -> None:

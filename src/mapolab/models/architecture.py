@@ -25,7 +25,7 @@ def check_architecture(name: str, parts: Parts) -> None:
     unet = parts.config("unet")
     if unet.get("in_channels") != 4:
         raise UserError(
-            f"model.pretrained={name} has a UNet with {unet.get('in_channels')} input channels (4 are latents; more "
+            f"The model {name} has a UNet with {unet.get('in_channels')} input channels (4 are latents; more "
             "are for inpainting or editing). Give a text-to-image SDXL."
         )
     first, second = parts.config("text_encoder"), parts.config("text_encoder_2")
@@ -33,13 +33,13 @@ def check_architecture(name: str, parts: Parts) -> None:
     pooled = second["projection_dim"] + 6 * (unet.get("addition_time_embed_dim") or 0)
     if unet.get("addition_embed_type") != "text_time" or unet["cross_attention_dim"] != width:
         raise UserError(
-            f"model.pretrained={name} does not fit together: its UNet attends to prompt embeddings of width "
+            f"The model {name} does not fit together: its UNet attends to prompt embeddings of width "
             f"{unet['cross_attention_dim']}, its text encoders give {first['hidden_size']} + {second['hidden_size']}. "
             "Give a whole SDXL pipeline, with the text encoders that its UNet was trained with."
         )
     if unet["projection_class_embeddings_input_dim"] != pooled:
         raise UserError(
-            f"model.pretrained={name} does not fit together: its UNet wants "
+            f"The model {name} does not fit together: its UNet wants "
             f"{unet['projection_class_embeddings_input_dim']} numbers of pooled prompt and micro-conditioning, its "
             f"second text encoder and six time ids give {pooled}. Give a whole SDXL base pipeline (the refiner is "
             "none)."
@@ -72,9 +72,9 @@ def _check_class(name: str, index: dict[str, Any]) -> None:
     kind = index.get("_class_name", "")
     if not kind.startswith("StableDiffusionXL"):
         found = f"a {kind}" if kind else "no diffusers pipeline (it has no model_index.json)"
-        raise UserError(f"model.pretrained={name} is {found}, but mapolab trains StableDiffusionXLPipeline.")
+        raise UserError(f"The model {name} is {found}, but mapolab is for SDXL: StableDiffusionXLPipeline.")
     if index.get("requires_aesthetics_score") or index.get("text_encoder", [1])[0] is None:
         raise UserError(
-            f"model.pretrained={name} is the SDXL refiner, which has one text encoder and is no text-to-image model. "
+            f"The model {name} is the SDXL refiner, which has one text encoder and is no text-to-image model. "
             "Give an SDXL base."
         )

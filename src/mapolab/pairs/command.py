@@ -27,7 +27,7 @@ from mapolab.pairs.scoring import score_material
 from mapolab.pairs.writing import TABLE, part_names, write_parts, write_table
 from mapolab.runs import RunFolder
 
-DRAWING: dict[str, Callable[..., Material]] = {
+DRAWN: dict[str, Callable[..., Material]] = {
     "prefixes": drawn.prefixes,
     "models": drawn.models,
     "ranked": drawn.ranked,
@@ -50,7 +50,7 @@ def make_pairs(config: dict[str, Any], models: Sequence[EvaluatedModel] | None =
     folder.manifest()  # says what is wrong with the folder
     held_out = HeldOut.from_config(config, Path(config["output_root"]) / ".cache")
     recipe = config["recipe"]
-    material = DRAWING[recipe](config, held_out, models) if recipe in DRAWING else GIVEN[recipe](config, held_out)
+    material = DRAWN[recipe](config, held_out, models) if recipe in DRAWN else GIVEN[recipe](config, held_out)
     processes = start_processes(config["devices"])
     # One process keeps others out for all of its kind.
     with RunFolder(folder.path).locked() if processes.rank == 0 else nullcontext():

@@ -141,7 +141,6 @@ class Step:
         dtype = torch.float64 if self.config["trainer"]["precision"] == "64-true" else torch.float32
         latents = torch.empty(images, self.architecture.configs["unet"]["in_channels"], side, side, dtype=dtype)
         return DenoisingTask(
-            latents=latents,
             noisy_latents=latents,
             timesteps=torch.empty(images, dtype=torch.int64),
             prompt_embeds=torch.cat([embeds] * self.sides),

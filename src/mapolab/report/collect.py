@@ -17,17 +17,17 @@ def collect(
 ) -> tuple[Method, list[Method]]:
     """The base and the methods of the models that `runs` names: folders, patterns, or folders of runs.
 
-    base: the folder of the model that the others are compared with; None: the one that the runs started from, or the
-    first, where none is a run. different_settings: whether evaluations that drew differently may stand in one table.
-    Raises UserError where there is nothing to compare: no run, one unfinished or not evaluated, evaluations of
-    different settings, scorers or prompts, or different bases.
+    base: the folder of the model that the others are compared with; None: the one that the runs started from, or, where
+    none is a run, the one model without weights of its own. different_settings: whether evaluations that drew
+    differently may stand in one table. Raises UserError where there is nothing to compare: no run, one unfinished or
+    not evaluated, evaluations of different settings, scorers or prompts, different bases, or none to be told.
     """
     folders = find_runs([runs] if isinstance(runs, str) else list(runs))
     chosen = find_runs([base])[0] if base else None
     manifests = {folder: read_json(folder / "manifest.json") for folder in [*folders, *([chosen] if chosen else [])]}
+    if chosen is None and len(folders) > 1 and not any((folder / "config.yaml").is_file() for folder in folders):
+        chosen = _only_base(folders, manifests)
     compared = [folder for folder in folders if manifests[folder]["objective"]["name"] != "base"]
-    if chosen is None and not any((folder / "config.yaml").is_file() for folder in compared):
-        chosen = next((folder for folder in folders if folder not in compared), compared[0] if compared else None)
     compared = [folder for folder in compared if chosen is None or folder.resolve() != chosen.resolve()]
     if not compared:
         raise UserError(f"{runs} names no trained run: there is only the base model to look at. Name its runs too.")
@@ -122,6 +122,18 @@ def _differing_settings(evaluations: dict[Path, dict[str, Path]]) -> str:
         f"The runs have no evaluation in common, so their scores cannot be compared. {first} and {other} differ in "
         f"{differing}. Give one `mapolab evaluate models=[...]` for all, or allow it: different_settings=true."
     )
+
+
+def _only_base(folders: list[Path], manifests: dict[Path, dict]) -> Path:
+    """Of models that are no runs, the one without weights of its own. Raises UserError where that is not one."""
+    plain = [folder for folder in folders if not manifests[folder].get("weights")]
+    if len(plain) != 1:
+        names = ", ".join(map(str, plain or folders))
+        raise UserError(
+            f"None of these models was trained here, so nothing says which one the others are to be compared with: "
+            f"{names}. Say it: base=<folder>."
+        )
+    return plain[0]
 
 
 def _base(compared: list[Path], evaluations: dict[Path, Path]) -> Run:

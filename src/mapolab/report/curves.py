@@ -10,7 +10,17 @@ from matplotlib.ticker import MaxNLocator
 
 from mapolab.report.runs import Method
 from mapolab.report.summary import Comparison
-from mapolab.report.svg import DASHES, MUTED, method_colour, panel, render, style
+from mapolab.report.svg import (
+    DASHES,
+    MUTED,
+    label_ends,
+    method_colour,
+    method_line,
+    method_marker,
+    panel,
+    render,
+    style,
+)
 
 # Column of metrics.csv -> title and what it is.
 CURVES = {
@@ -24,6 +34,8 @@ CURVES = {
 }
 POINTS = 200
 """At most this many points a curve; longer ones are averaged in blocks, which also keeps the page small."""
+SEEDS_BESIDE = 5
+"""Up to so many methods, each seed's own curve is drawn behind the mean."""
 
 
 def curve_plots(comparison: Comparison) -> list[tuple[str, str, str]]:
@@ -43,9 +55,12 @@ def curve_averaging(comparison: Comparison) -> int:
 
 def _curve_plot(comparison: Comparison, column: str) -> str:
     with style():
-        figure, axes = panel(3.4, 2.3)
-        for index, method in enumerate(comparison.methods, start=1):
-            _draw_method(axes, method, column, method_colour(index))
+        many = len(comparison.methods) > SEEDS_BESIDE
+        figure, axes = panel(*((5.0, 3.4) if many else (3.4, 2.3)))
+        drawn = {
+            comparison.place(method.label): _draw_method(axes, method, column, comparison)
+            for method in comparison.methods
+        }
         axes.margins(x=0.01)
         _leave_out_spikes(axes)
         axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
@@ -53,19 +68,28 @@ def _curve_plot(comparison: Comparison, column: str) -> str:
         if column == "implicit_accuracy":
             axes.axhline(0.5, color=MUTED, linewidth=0.8, linestyle=DASHES)
         axes.set_xlabel("step")
+        label_ends(axes, [(*end, index) for index, end in drawn.items() if end])
         return render(figure, f"curve-{column}", f"{column} of each method against the training step")
 
 
-def _draw_method(axes: Axes, method: Method, column: str, colour: str) -> None:
-    """Thin: each seed as it was. Thick: the mean over seeds, as a running mean."""
+def _draw_method(axes: Axes, method: Method, column: str, comparison: Comparison) -> tuple[float, float] | None:
+    """Thin: each seed as it was, where the methods are few. Thick: the mean over seeds, as a running mean, whose end is
+    returned."""
     curves = [_blocks(run.metrics["step"], run.metrics[column]) for run in method.runs if _has(run.metrics, column)]
     if not curves:
-        return
-    for steps, values in curves:
+        return None
+    index = comparison.place(method.label)
+    colour = method_colour(index)
+    for steps, values in curves if len(comparison.methods) <= SEEDS_BESIDE else []:
         axes.plot(steps, values, color=colour, linewidth=0.7, alpha=0.35)
     shortest = min(len(steps) for steps, _ in curves)
-    mean = np.mean([values[:shortest] for _, values in curves], axis=0)
-    axes.plot(curves[0][0][:shortest], running_mean(mean, _window(shortest)), color=colour, linewidth=1.8)
+    mean = running_mean(np.mean([values[:shortest] for _, values in curves], axis=0), _window(shortest))
+    steps = curves[0][0][:shortest]
+    look = {"linestyle": method_line(index), "marker": method_marker(index), "markersize": 4.5}
+    # Markers stand apart, and not all methods' in one place.
+    apart = max(shortest // 6, 1)
+    axes.plot(steps, mean, color=colour, linewidth=1.6, markevery=(index * apart // 7 % apart, apart), **look)
+    return float(steps[-1]), float(mean[-1])
 
 
 def _leave_out_spikes(axes: Axes) -> None:

@@ -19,7 +19,8 @@ def summary_latex(comparison: Comparison) -> str:
     rows = [_row(comparison, label) for label in [method.label for method in comparison.everyone]]
     body = "\n".join([r"\toprule", header + r" \\", r"\midrule", *rows, r"\bottomrule"])
     confidence = percent(comparison.confidence).replace("%", r"\%")
-    note = f"% Half-widths of {confidence} intervals. Star: differs from the base after Holm's correction. Bold: best."
+    star = f"Star: differs from {escape(comparison.base_name)} after Holm's correction"
+    note = f"% Half-widths of {confidence} intervals. {star}. Bold: best."
     columns = "l" + "c" * len(scores)
     table = f"\\begin{{tabular}}{{{columns}}}\n{body}\n\\end{{tabular}}\n"
     return f"% Needs \\usepackage{{booktabs}}.\n{note}\n{table}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,23 +10,33 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from mapolab.report import curves, plots, tables
+from mapolab.report.categories import category_table
+from mapolab.report.legends import MARKS, difference_legend, legend
 from mapolab.report.mismatch import Mismatch
 from mapolab.report.names import scorer_name, settings
-from mapolab.report.published import SOURCE, published_rows
-from mapolab.report.runs import Method, Run, flatten
+from mapolab.report.provenance import evaluation_rows, provenance, versions
+from mapolab.report.published import published_note, published_rows
+from mapolab.report.runs import Method
 from mapolab.report.summary import Comparison, ScoreSummary
-from mapolab.report.svg import css_colour
-from mapolab.report.wall import FIRST_ROWS, build_wall
-from mapolab.report.words import decimals, findings, interval, joined, leader, notes, number, opening, percent
+from mapolab.report.svg import css_colour, key_mark
+from mapolab.report.wall import FIRST_ROWS, Wall, build_wall, is_pixelated, shown_runs
+from mapolab.report.words import decimals, findings, interval, leader, notes, number, opening, percent, subtitle
 
 MANY_METHODS = 5
 """From more than so many methods on, the findings are a list, and a win-rate matrix takes the page's whole width."""
+COMPACT_METHODS = 8
+"""With more methods, the cells of a win-rate matrix are small."""
+PAGE_BUDGET = 14_900_000
+"""Bytes of the whole page, which is to stay below 15 MB."""
 LARGE_COLUMNS = 7
 """Up to so many runs abreast, the wall's pictures are large."""
 
 
 def render_page(comparison: Comparison, mismatches: list[Mismatch]) -> str:
-    """The page as HTML text. mismatches: for their plot, may be none. Raises UserError for a missing picture."""
+    """The page as HTML text, of at most `PAGE_BUDGET` bytes. mismatches: for their plot, may be none.
+
+    Raises UserError for a missing or broken picture.
+    """
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -37,32 +47,44 @@ def render_page(comparison: Comparison, mismatches: list[Mismatch]) -> str:
     css = Markup(Path(__file__).with_name("page.css").read_text(encoding="utf-8"))
     script = Markup(Path(__file__).with_name("wall.js").read_text(encoding="utf-8"))
     context = _context(comparison) | _statistics(comparison) | _plots(comparison, mismatches)
-    return environment.get_template("page.html.j2").render(css=css, script=script, **context)
+    page = environment.get_template("page.html.j2")
+    row = environment.get_template("row.html.j2")
+
+    def render(wall: Wall) -> str:
+        return page.render(css=css, script=script, wall=wall, **context)
+
+    bare = render(Wall([], 10**9, is_pixelated(comparison)))
+    room = PAGE_BUDGET - len(bare.encode())
+    return render(
+        build_wall(comparison, room, lambda one: Markup(row.render(row=one, runs_shown=context["runs_shown"])))
+    )
 
 
 def _context(comparison: Comparison) -> dict[str, Any]:
     manifest = comparison.methods[0].runs[0].manifest
-    wall = build_wall(comparison)
-    columns = sum(len(method.runs) for method in comparison.everyone)
+    shown = [run for method in comparison.everyone for run in shown_runs(method, comparison)]
+    pictures = len(comparison.base.runs[0].pictures)
     return {
         "name": manifest.get("name", "comparison").replace("_", " "),
-        "subtitle": _subtitle(comparison, wall.total),
+        "subtitle": subtitle(comparison, pictures, MANY_METHODS),
         "opening": opening(comparison),
+        "base_name": comparison.base_name,
         "findings": findings(comparison),
         "leader": leader(comparison),
         "many": len(comparison.methods) > MANY_METHODS,
-        "legend": tables.legend(comparison),
+        "compact": len(comparison.methods) > COMPACT_METHODS,
+        "legend": legend(comparison),
         "methods": _methods(comparison),
         "scores": [_score(comparison, score) for score in comparison.scores],
         "runs_shown": _runs_shown(comparison),
         "first_rows": FIRST_ROWS,
-        "cost": tables.cost_table(comparison),
-        "wall": wall,
-        "columns": columns,
-        "wall_class": _wall_class(columns, wall.pixelated),
-        "evaluation": _evaluation(comparison),
-        "runs": [_provenance(comparison, method, run) for method in comparison.everyone for run in method.runs],
-        "versions": _versions(comparison),
+        "cost": tables.cost_table(comparison) if comparison.trained else None,
+        "columns": len(shown),
+        "one_seed": len(shown) < sum(len(method.runs) for method in comparison.everyone),
+        "wall_class": _wall_class(len(shown), is_pixelated(comparison)),
+        "evaluation": evaluation_rows(comparison),
+        "runs": [provenance(comparison, method, run) for method in comparison.everyone for run in method.runs],
+        "versions": versions(comparison),
     }
 
 
@@ -70,9 +92,10 @@ def _statistics(comparison: Comparison) -> dict[str, Any]:
     names = [score.name for score in comparison.scores]
     return {
         "differences": tables.difference_table(comparison) if comparison.scores else None,
-        "differences_legend": tables.DIFFERENCES_LEGEND,
+        "differences_legend": difference_legend(comparison),
+        "categories": category_table(comparison) if comparison.scores else None,
         "published": [[method, *figures] for method, figures in published_rows(names)],
-        "published_source": SOURCE,
+        "published_source": published_note(comparison.settings),
         "score_names": [scorer_name(name) for name in names],
         "notes": notes(comparison),
     }
@@ -86,6 +109,8 @@ def _plots(comparison: Comparison, mismatches: list[Mismatch]) -> dict[str, Any]
         "spreads": [(scorer_name(score.name), Markup(svg)) for score, svg in spreads],
         "cost_plots": [(title, Markup(svg)) for title, svg in plots.cost_plots(comparison)],
         "mismatch": Markup(mismatch) if mismatch else None,
+        "mismatch_numbers": tables.mismatch_table(comparison, mismatches) if mismatch else None,
+        "seeds_beside": len(comparison.methods) <= curves.SEEDS_BESIDE,
         "curves": [(title, about, Markup(svg)) for title, about, svg in curves.curve_plots(comparison)],
         "curve_averaging": curves.curve_averaging(comparison),
     }
@@ -97,16 +122,9 @@ def _runs_shown(comparison: Comparison) -> list[dict[str, str]]:
     for method in comparison.everyone:
         name = comparison.names[method.label]
         several = len(method.runs) > 1
-        shown += [{"method": name, "name": f"{name}, seed {run.seed}" if several else name} for run in method.runs]
+        runs = shown_runs(method, comparison)
+        shown += [{"method": name, "name": f"{name}, seed {run.seed}" if several else name} for run in runs]
     return shown
-
-
-def _subtitle(comparison: Comparison, pictures: int) -> str:
-    few = len(comparison.methods) <= MANY_METHODS
-    names = joined(list(comparison.names.values())[1:]) if few else f"{len(comparison.methods)} methods"
-    runs = sum(len(method.runs) for method in comparison.methods)
-    seeds = "one training seed each" if runs == len(comparison.methods) else f"{runs} training runs"
-    return f"{names}, against the base model they started from. {pictures} pictures a run, {seeds}."
 
 
 def _wall_class(columns: int, pixelated: bool) -> str:
@@ -120,7 +138,9 @@ def _methods(comparison: Comparison) -> list[dict[str, Any]]:
             "name": comparison.names[method.label],
             "settings": _aside(comparison.names[method.label], method),
             "colour": css_colour(index),
+            "mark": partial(key_mark, index),
             "seeds": list(method.seeds),
+            "columns": [run.seed for run in shown_runs(method, comparison)],
         }
         for index, method in enumerate(comparison.everyone)
     ]
@@ -154,7 +174,7 @@ def _cell(comparison: Comparison, score: ScoreSummary, label: str) -> dict[str, 
         "interval": interval(score.mean[label], digits),
         "wins": "" if label == base else percent(score.win_rate[label][base].value),
         "verdict": verdict,
-        "mark": tables.MARKS[verdict],
+        "mark": MARKS[verdict],
     }
 
 
@@ -167,54 +187,5 @@ def _win(score: ScoreSummary, label: str, other: str) -> dict[str, Any] | None:
         "rate": percent(rate.value),
         "interval": f"{round(100 * rate.low)}\N{EN DASH}{round(100 * rate.high)}",
         "strength": round(2 * rate.value - 1, 3),
-        "clear": rate.excludes(0.5),
+        "clear": score.win_is_clear(label, other),
     }
-
-
-def _evaluation(comparison: Comparison) -> list[tuple[str, str]]:
-    """The evaluation's settings and the resampling's, as rows."""
-    settings = {key: value for key, value in comparison.settings.items() if key != "scorers"}
-    settings["scorers"] = ", ".join(score.name for score in comparison.scores) or "none"
-    settings["evaluation"] = comparison.base.runs[0].evaluation.name
-    settings["bootstrap"] = (
-        f"{comparison.bootstrap_samples} resamples, {percent(comparison.confidence)} intervals, seed {comparison.seed}"
-    )
-    return [(key.replace("_", " "), _plain(value)) for key, value in settings.items()]
-
-
-def _provenance(comparison: Comparison, method: Method, run: Run) -> dict[str, str]:
-    """One row of the table of runs. The folder's name only: where it lies is nobody's business but the user's."""
-    manifest = run.manifest
-    hardware = manifest.get("hardware") or {}
-    cells = {
-        "run": run.folder.resolve().name,
-        "method": comparison.names[method.label],
-        "settings": " ".join(settings(method.label)) or None,
-        "seed": run.seed,
-        "steps": manifest.get("steps"),
-        "restarts": manifest.get("restarts"),
-        "data": manifest.get("data_fingerprint"),
-        "commit": (manifest.get("commit") or "")[:10] or None,
-        "hardware": hardware and f"{hardware.get('accelerator')}, {hardware.get('cores')} cores",
-        "notes": "; ".join(manifest.get("notes") or []) or None,
-        "finished": (manifest.get("finished") or "")[:16].replace("T", " ") or None,
-    }
-    return {key: _plain(value) for key, value in cells.items()}
-
-
-def _versions(comparison: Comparison) -> list[tuple[str, str]]:
-    """Package to its version, or all of them where the runs differ."""
-    found: dict[str, dict[str, None]] = {}
-    for method in comparison.methods:
-        for run in method.runs:
-            for package, version in (run.manifest.get("versions") or {}).items():
-                found.setdefault(package, {})[_plain(version)] = None
-    return [(package, ", ".join(versions)) for package, versions in found.items()]
-
-
-def _plain(value: Any) -> str:
-    if value is None or value == {}:
-        return "\N{EN DASH}"
-    if isinstance(value, dict):
-        return ", ".join(f"{key} {item}" for key, item in flatten(value).items())
-    return value if isinstance(value, str) else json.dumps(value)

@@ -10,7 +10,18 @@ from mapolab.report.costs import cost
 from mapolab.report.mismatch import Mismatch
 from mapolab.report.names import scorer_name
 from mapolab.report.summary import Comparison, ScoreSummary
-from mapolab.report.svg import DASHES, INK, MUTED, method_colour, panel, render, style
+from mapolab.report.svg import (
+    DASHES,
+    INK,
+    MUTED,
+    label_ends,
+    method_colour,
+    method_line,
+    method_marker,
+    panel,
+    render,
+    style,
+)
 
 # Cost -> title and unit of its axis.
 COST_AXES = {
@@ -18,6 +29,8 @@ COST_AXES = {
     "peak_memory_gib": ("peak memory", "GiB"),
     "teraflops": ("operations", "10\N{SUPERSCRIPT ONE}\N{SUPERSCRIPT TWO} a run"),
 }
+MANY_POINTS = 5
+"""More methods than this need a larger plot."""
 
 
 def score_plots(comparison: Comparison) -> list[str]:
@@ -75,7 +88,7 @@ def cost_plots(comparison: Comparison) -> list[tuple[str, str]]:
         return []
     found = []
     for field, (title, unit) in COST_AXES.items():
-        costs = {method.label: cost(method, field) for method in comparison.methods}
+        costs = {method.label: cost(method, field) for method in comparison.trained}
         if any(value is not None for value in costs.values()):
             found.append((title, _cost_plot(comparison, field, costs, unit)))
     return found
@@ -84,18 +97,22 @@ def cost_plots(comparison: Comparison) -> list[tuple[str, str]]:
 def _cost_plot(comparison: Comparison, field: str, costs: dict[str, float | None], unit: str) -> str:
     score = comparison.scores[0]
     with style():
-        figure, axes = panel(3.4, 2.5)
+        figure, axes = panel(*((5.0, 3.6) if len(costs) > MANY_POINTS else (3.4, 2.5)))
         axes.axhline(score.mean[comparison.base.label].value, color=method_colour(0), linewidth=0.8, linestyle=DASHES)
-        for index, (label, value) in enumerate(costs.items(), start=1):
+        ends: list[tuple[float, float, int]] = []
+        for label, value in costs.items():
             if value is None:
                 continue
-            mean, colour = score.mean[label], method_colour(index)
-            axes.plot([value, value], [mean.low, mean.high], color=colour, linewidth=1.5, solid_capstyle="round")
-            axes.plot([value], [mean.value], "o", color=colour, markersize=6)
+            mean, index = score.mean[label], comparison.place(label)
+            colour = method_colour(index)
+            axes.plot([value, value], [mean.low, mean.high], color=colour, linewidth=1.2, solid_capstyle="round")
+            axes.plot([value], [mean.value], method_marker(index), color=colour, markersize=6)
+            ends.append((value, mean.value, index))
         axes.set_xlabel(unit)
         axes.set_ylabel(scorer_name(score.name))
         axes.margins(x=0.12, y=0.12)
         axes.set_xlim(left=0)
+        label_ends(axes, ends)
         axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
         return render(figure, f"cost-{field}", f"{scorer_name(score.name)} against {field} of each method")
 
@@ -106,18 +123,22 @@ def mismatch_plot(comparison: Comparison, points: list[Mismatch]) -> str | None:
         return None
     score = comparison.scores[0]
     with style():
-        figure, axes = panel(5.2, 3.0)
+        figure, axes = panel(6.4, 4.2 if len(comparison.methods) > MANY_POINTS else 3.2)
         axes.axhline(0, color=MUTED, linewidth=0.8, linestyle=DASHES)
-        for index, method in enumerate(comparison.methods, start=1):
-            name = comparison.names[method.label]
+        ends = []
+        for method in comparison.methods:
+            name, index = comparison.names[method.label], comparison.place(method.label)
             own = sorted((point.distance, point.gains[name]) for point in points if name in point.gains)
-            places = [distance for distance, _ in own]
-            axes.plot(places, [gain.value for _, gain in own], "o-", color=method_colour(index), linewidth=1.5)
+            places, colour = [distance for distance, _ in own], method_colour(index)
+            look = {"linestyle": method_line(index), "marker": method_marker(index)}
+            axes.plot(places, [gain.value for _, gain in own], color=colour, linewidth=1.5, **look)
             for distance, gain in own:
-                axes.plot([distance] * 2, [gain.low, gain.high], color=method_colour(index), linewidth=1, alpha=0.6)
+                axes.plot([distance] * 2, [gain.low, gain.high], color=colour, linewidth=1, alpha=0.6)
+            ends += [(own[-1][0], own[-1][1].value, index)] if own else []
         axes.margins(x=0.08)
         axes.set_xlabel(f"distance of the base's pictures to the chosen ones ({points[0].features})")
         axes.set_ylabel(f"gain in {scorer_name(score.name)}")
+        label_ends(axes, ends)
         return render(figure, "mismatch", f"gain in {scorer_name(score.name)} of each method by reference mismatch")
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 SOURCE = "MaPO, 2406.06424v2, Table 2: SDXL on Pick-a-Pic v2's test prompts"
 # Method -> scorer -> the paper's figure.
 PUBLISHED = {
@@ -22,3 +24,13 @@ def published_rows(scorers: list[str]) -> list[tuple[str, list[str]]]:
         (method, [f"{figures[name]:g}" if name in figures else "\N{EN DASH}" for name in scorers])
         for method, figures in PUBLISHED.items()
     ]
+
+
+def published_note(settings: dict[str, Any]) -> str:
+    """Where the figures are from, and whether an evaluation of these settings drew the same prompts."""
+    prompts = str(settings.get("prompts"))
+    whole = prompts == "pickapic_test_unique" or (settings.get("split") == "test_unique" and "pickapic" in prompts)
+    if whole and settings.get("limit") is None:
+        return f"{SOURCE}."
+    cut = "" if settings.get("limit") is None else f", the first {settings['limit']}"
+    return f"{SOURCE}. Your prompts are others ({prompts}{cut}): these figures compare with each other, not with yours."

@@ -84,6 +84,11 @@ class Method:
     runs: tuple[Run, ...]
 
     @property
+    def trained(self) -> bool:
+        """Whether these are runs of ours, and no base or other model."""
+        return any(run.config for run in self.runs)
+
+    @property
     def seeds(self) -> tuple[int | None, ...]:
         return tuple(run.seed for run in self.runs)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -19,8 +20,9 @@ class ScoreSummary:
     """One scorer's estimates by method label.
 
     about: the scorer's entry in the evaluation's settings (name, higher_is_better, description, ...). mean, median: of
-    the scores. against[label][other label]: one method against another. p_adjusted: of each method's difference from
-    the base, by Holm over all methods and scorers of the comparison. level: what it has to stay below.
+    the scores. against[label][other label]: one method against another. level: what a p-value has to stay below.
+    p_adjusted: of each method's difference from the base, by Holm over all methods and scorers of the comparison.
+    p_of_pair, p_wins_of_pair: of any two methods' mean difference and win rate, by Holm over all pairs and scorers.
     """
 
     about: dict[str, Any]
@@ -30,6 +32,8 @@ class ScoreSummary:
     against: dict[str, dict[str, Difference]]
     level: float
     p_adjusted: dict[str, float] = field(default_factory=dict)
+    p_of_pair: dict[frozenset[str], float] = field(default_factory=dict)
+    p_wins_of_pair: dict[frozenset[str], float] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -49,6 +53,15 @@ class ScoreSummary:
         return {
             label: {other: found.win_rate for other, found in others.items()} for label, others in self.against.items()
         }
+
+    @property
+    def pairs(self) -> list[tuple[str, str]]:
+        """Every two methods once, the later one first, so that the base is always the other."""
+        return [(later, earlier) for earlier, later in combinations(self.against, 2)]
+
+    def win_is_clear(self, label: str, other: str) -> bool:
+        """Whether the win rate's difference from one half stands after Holm's correction over all pairs and scorers."""
+        return self.p_wins_of_pair[frozenset((label, other))] < self.level
 
     def verdict(self, label: str) -> str:
         """Better or worse than the base where the difference stands after Holm's correction, else same."""
@@ -77,6 +90,20 @@ class Comparison:
     def everyone(self) -> list[Method]:
         """The base, then the methods."""
         return [self.base, *self.methods]
+
+    @property
+    def base_name(self) -> str:
+        """What the base is called in a sentence: by its own name, unless it is what runs started from."""
+        return "the base" if self.base.label == "base" else self.names[self.base.label]
+
+    @property
+    def trained(self) -> list[Method]:
+        """The methods that were trained here: others have no training seeds, curves or costs."""
+        return [method for method in self.methods if method.trained]
+
+    def place(self, label: str) -> int:
+        """Its place among `everyone`, which decides its colour and mark in every plot; 0 for the base."""
+        return [method.label for method in self.everyone].index(label)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -119,8 +146,14 @@ def _summarise(about: dict, bootstrap: PairedBootstrap, base: Method, methods: l
 
 
 def _correct(scores: list[ScoreSummary]) -> None:
-    """Holm over every difference from the base that the comparison shows."""
+    """Holm over every difference from the base that the comparison shows, and over every pair of methods."""
     shown = [(score, label) for score in scores for label in score.against if label != score.base]
     adjusted = holm([score.against[label][score.base].p_value for score, label in shown])
     for (score, label), p_value in zip(shown, adjusted, strict=True):
         score.p_adjusted[label] = p_value
+    pairs = [(score, one, other) for score in scores for one, other in score.pairs]
+    means = holm([score.against[one][other].p_value for score, one, other in pairs])
+    wins = holm([score.against[one][other].p_value_wins for score, one, other in pairs])
+    for (score, one, other), of_mean, of_wins in zip(pairs, means, wins, strict=True):
+        score.p_of_pair[frozenset((one, other))] = of_mean
+        score.p_wins_of_pair[frozenset((one, other))] = of_wins

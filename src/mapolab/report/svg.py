@@ -6,6 +6,7 @@ import io
 import re
 from html import escape
 
+import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -13,7 +14,12 @@ from matplotlib.figure import Figure
 # Drawn in colours that nothing else uses, and replaced by the page's own, which know light from dark.
 INK, MUTED, RULE = "#010102", "#010103", "#010104"
 METHOD_COLOURS = 8
+# Colours repeat, and not everyone tells them apart: with seven markers they name 56 methods. Dashes help lines.
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+LINES = ("-", (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (6, 1.5, 1.2, 1.5)), (0, (2.5, 1)))
 DASHES = (0, (3, 3))
+LABEL_GAP = 8.5
+"""Points between two labels, one above the other."""
 STYLE = {
     "svg.fonttype": "none",
     "font.family": "sans-serif",
@@ -43,6 +49,57 @@ STYLE = {
 def method_colour(index: int) -> str:
     """Colour of the index-th of all methods, 0 being the base's grey; the others repeat after `METHOD_COLOURS`."""
     return "#0101" + format(0x10 if index == 0 else 0x11 + (index - 1) % METHOD_COLOURS, "02x")
+
+
+def method_marker(index: int) -> str:
+    """Of the index-th of all methods, 0 being the base."""
+    return MARKERS[(index - 1) % len(MARKERS)] if index else "o"
+
+
+def method_line(index: int) -> str | tuple:
+    """Its dashes."""
+    return LINES[(index - 1) % len(LINES)] if index else "-"
+
+
+def key_mark(index: int, section: str) -> str:
+    """The method's line and marker as a small <svg>, for the key of plots in this section of the page."""
+    with style():
+        figure = Figure((0.42, 0.16))
+        axes = figure.add_axes((0, 0, 1, 1))
+        axes.set_axis_off()
+        axes.set(xlim=(0, 1), ylim=(-1, 1))
+        colour = method_colour(index)
+        axes.plot([0, 1], [0, 0], linestyle=method_line(index), color=colour, linewidth=1.5)
+        axes.plot([0.5], [0], method_marker(index), color=colour, markersize=6)
+        return render(figure, f"key-{section}-{index}", "").replace('role="img" aria-label=""', 'aria-hidden="true"')
+
+
+def label_ends(axes: Axes, ends: list[tuple[float, float, int]]) -> None:
+    """Write each method's number right of (x, y), moved up or down where two would overlap. ends: x, y, its place."""
+    axes.figure.draw_without_rendering()  # else nobody knows where data lies
+    pixel = axes.figure.dpi / 72
+    places = np.array([axes.transData.transform((x, y)) for x, y, _ in ends]).reshape(-1, 2) / pixel
+    for (x, y, index), (_, own), height in zip(ends, places, apart(places), strict=True):
+        where = {"xytext": (6, height - own), "textcoords": "offset points", "va": "center", "annotation_clip": False}
+        axes.annotate(str(index), (x, y), color=method_colour(index), fontsize=8, **where)
+
+
+def apart(places: np.ndarray) -> np.ndarray:
+    """(N, 2) places in points -> (N,) heights, moved so that labels side by side in x stand `LABEL_GAP` apart."""
+    heights = places[:, 1].copy()
+    order = np.argsort(heights, kind="stable")
+    for _ in range(200):
+        moved = False
+        for number, low in enumerate(order):
+            for high in order[number + 1 :]:
+                overlap = LABEL_GAP - (heights[high] - heights[low])
+                if overlap > 1e-6 and abs(places[high, 0] - places[low, 0]) < 2 * LABEL_GAP:
+                    heights[low] -= overlap / 2
+                    heights[high] += overlap / 2
+                    moved = True
+        if not moved:
+            break
+    return heights
 
 
 def css_colour(index: int) -> str:

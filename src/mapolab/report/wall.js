@@ -81,6 +81,24 @@
   const asked = new Set();
   let pair = null;
   const key = (row, a, b) => [row.dataset.index, ...[a, b].sort((x, y) => x - y)].join("/");
+  // Votes outlive a reload in this tab, where the browser lets pages keep something; the pictures must still be the same.
+  const place = `mapolab votes ${location.pathname}`;
+  function keep() {
+    const plain = votes.map(({ row, runs: sides, label, time }) => ({
+      index: row.dataset.index, runs: sides, uids: sides.map((run) => picture(row, run).dataset.uid), label, time,
+    }));
+    try { sessionStorage.setItem(place, JSON.stringify(plain)); } catch { /* then they last until the reload */ }
+  }
+  function recall() {
+    let kept = [];
+    try { kept = JSON.parse(sessionStorage.getItem(place) ?? "[]"); } catch { /* nothing to recall */ }
+    for (const { index, runs: sides, uids, label, time } of kept) {
+      const row = rows.find((one) => one.dataset.index === index);
+      if (!row || !sides.every((run, side) => run < runs.length && picture(row, run).dataset.uid === uids[side])) continue;
+      asked.add(key(row, ...sides));
+      votes.push({ row, runs: sides, label, time });
+    }
+  }
   function draw() {
     const left = [];
     for (const row of rows) {
@@ -112,6 +130,7 @@
     if (!pair) return;
     asked.add(key(pair.row, ...pair.runs));
     votes.push({ ...pair, label, time: new Date().toISOString() });
+    keep();
     ask();
   }
   find("blind-open").addEventListener("click", () => {
@@ -178,5 +197,6 @@
   });
 
   wall.querySelector(".tools").hidden = false;
+  recall();
   arrange();
 })();

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,13 @@ import numpy as np
 from PIL import Image
 
 from mapolab.errors import UserError
-from mapolab.report.runs import Run
+from mapolab.report.runs import Method, Run
 from mapolab.report.summary import Comparison
 
 FIRST_ROWS = 24
 """Prompts that the wall shows at once; the others wait behind a button."""
-PICTURE_BUDGET = 13_000_000
-"""Characters that the pictures may take, so that the page with everything else stays below 15 MB."""
+MOST_COLUMNS = 16
+"""Where there are more runs than this, the wall shows the first training seed of each method."""
 SMALL = 128
 """Up to this width a picture is shown pixel for pixel; a larger one is reduced to `THUMBNAIL`."""
 THUMBNAIL = 320
@@ -47,31 +48,43 @@ class WallRow:
 
 @dataclass(frozen=True)
 class Wall:
-    """rows: in the order drawn, as many as fit; the first `FIRST_ROWS` of `shown` are seen at once; total: how many
-    were drawn; pixelated: small."""
+    """rows: as HTML, in the order drawn, as many as fit; `FIRST_ROWS` of them are seen at once; total: how many were
+    drawn; pixelated: small."""
 
-    rows: list[WallRow]
+    rows: list[str]
     total: int
     pixelated: bool
 
 
-def build_wall(comparison: Comparison) -> Wall:
-    """Embed the pictures of evenly chosen prompts, within the budget. Raises UserError for a missing picture."""
-    runs = [run for method in comparison.everyone for run in method.runs]
+def shown_runs(method: Method, comparison: Comparison) -> tuple[Run, ...]:
+    """The runs of a method that have a column: all, or the first where they would be too many."""
+    columns = sum(len(one.runs) for one in comparison.everyone)
+    return method.runs if columns <= MOST_COLUMNS else method.runs[:1]
+
+
+def build_wall(comparison: Comparison, room: int, as_html: Callable[[WallRow], str]) -> Wall:
+    """Embed the pictures of evenly chosen prompts in at most `room` bytes, but always of one prompt.
+
+    Raises UserError for a missing or broken picture.
+    """
+    runs = [run for method in comparison.everyone for run in shown_runs(method, comparison)]
     total = len(comparison.base.runs[0].pictures)
     spreads = disagreement(comparison)
-    spent = 0
-    rows: dict[int, WallRow] = {}
+    rows: dict[int, str] = {}
     first = evenly(total, FIRST_ROWS)
     for index in [*first, *(index for index in range(total) if index not in {*first})]:
-        row = _row(runs, index, {name: float(spread[index]) for name, spread in spreads.items()})
-        spent += sum(len(picture.source) for picture in row.pictures)
-        if spent > PICTURE_BUDGET and rows:
+        row = as_html(_row(runs, index, {name: float(spread[index]) for name, spread in spreads.items()}))
+        room -= len(row.encode())
+        if room < 0 and rows:
             break
         rows[index] = row
-    with Image.open(picture_file(runs[0], 0)) as picture:
-        pixelated = picture.width <= SMALL
-    return Wall([row for _, row in sorted(rows.items())], total, pixelated)
+    return Wall([row for _, row in sorted(rows.items())], total, is_pixelated(comparison))
+
+
+def is_pixelated(comparison: Comparison) -> bool:
+    """Whether pictures are so small that they are shown pixel for pixel."""
+    with Image.open(picture_file(comparison.base.runs[0], 0)) as picture:
+        return picture.width <= SMALL
 
 
 def disagreement(comparison: Comparison) -> dict[str, np.ndarray]:
@@ -94,8 +107,8 @@ def picture_file(run: Run, index: int) -> Path:
     file = run.evaluation / run.pictures[index]["image"]
     if not file.is_file():
         raise UserError(
-            f"The picture {file} is missing. Remove {run.evaluation / 'scores.csv'} and give "
-            f"`mapolab evaluate models={run.folder}` again."
+            f"The picture {file} is missing. Give the `mapolab evaluate` command of {run.folder} again, which puts it "
+            "back."
         )
     return file
 
@@ -121,8 +134,8 @@ def embed(file: Path) -> str:
             picture = picture.convert("RGB")
     except (OSError, SyntaxError) as error:
         raise UserError(
-            f"The picture {file} is broken ({type(error).__name__}). Remove it and its evaluation's scores.csv, and "
-            "give the `mapolab evaluate` command again."
+            f"The picture {file} is broken ({type(error).__name__}). Give its `mapolab evaluate` command again, which "
+            "draws it again."
         ) from None
     buffer = io.BytesIO()
     if picture.width <= SMALL:

@@ -46,12 +46,32 @@ def joined(parts: list[str]) -> str:
     return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
 
 
+def subtitle(comparison: Comparison, pictures: int, most_names: int) -> str:
+    """Who is compared with whom, over how much. most_names: more methods than that are counted and not named."""
+    names = [comparison.names[method.label] for method in comparison.methods]
+    told = joined(names) if len(names) <= most_names else f"{len(names)} methods"
+    against = comparison.names[comparison.base.label]
+    if comparison.base_name == "the base":
+        all_trained = len(comparison.trained) == len(names)
+        against = "the base model they started from" if all_trained else "the base model"
+    return f"{told}, against {against}. {pictures} pictures a model{_seeds(comparison)}."
+
+
+def _seeds(comparison: Comparison) -> str:
+    """`, one training seed each`; nothing where nothing was trained."""
+    runs = sum(len(method.runs) for method in comparison.trained)
+    if not runs:
+        return ""
+    return ", one training seed each" if runs == len(comparison.trained) else f", {runs} training runs"
+
+
 def opening(comparison: Comparison) -> str | None:
     """Where the base stands by the first scorer; None without scorers."""
     if not comparison.scores:
         return None
     score = comparison.scores[0]
-    return f"The base model scores {_estimate(score, comparison.base.label)} for {scorer_name(score.name)}."
+    name = "The base model" if comparison.base_name == "the base" else comparison.base_name
+    return f"{name} scores {_estimate(score, comparison.base.label)} for {scorer_name(score.name)}."
 
 
 def findings(comparison: Comparison) -> list[tuple[str, str]]:
@@ -84,9 +104,11 @@ def leader(comparison: Comparison) -> str | None:
 def caveat(comparison: Comparison) -> str:
     """What the intervals speak of, and what they do not."""
     prompts = len({row["prompt"] for row in comparison.base.runs[0].pictures})
-    seeds = {len(method.runs) for method in comparison.methods}
+    seeds = {len(method.runs) for method in comparison.trained}
     level = percent(comparison.confidence)
     beginning = f"Brackets hold {level} bootstrap intervals over {prompts} prompts"
+    if not seeds:
+        return f"{beginning}."
     if seeds == {1}:
         return f"{beginning}; with one training seed a method, they do not tell how another training would turn out."
     counted = f"{min(seeds)}" if len(seeds) == 1 else f"{min(seeds)} to {max(seeds)}"

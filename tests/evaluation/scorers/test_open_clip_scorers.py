@@ -8,6 +8,7 @@ from by_hand import (
     MEAN,
     clip_pixels,
     gelu,
+    hps_pixels,
     linear,
     open_clip_picture,
     open_clip_prompt,
@@ -41,7 +42,7 @@ def test_cosine_scorers_equal_the_definition(kind, pictures, architectures, clip
     if kind == "hps":
         torch.save({"state_dict": clip_weights, "epoch": 3}, tmp_path / "HPS_v2.1_compressed.pt")
         scorer = HPS("v2.1", weights=str(tmp_path), architecture=architectures["exact"])
-        activation, pixels = gelu, [pad_to_square(picture, 28)[None].double() for picture in pictures]
+        activation, pixels = gelu, [hps_pixels(picture, 28) for picture in pictures]
     else:
         scorer = CLIPScore(weights=str(clip_file), architecture=architectures["quick"])
         activation, pixels = quick_gelu, [clip_pixels(picture, 28) for picture in pictures]
@@ -68,6 +69,13 @@ def test_hps_pads_with_black_and_resizes_a_tensor():
     # A square of the right size is not touched.
     picture = Image.fromarray(np.random.default_rng(1).integers(0, 256, (28, 28, 3), dtype=np.uint8))
     torch.testing.assert_close(pad_to_square(picture, 28)[None].double(), clip_pixels(picture, 28), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("size", [(64, 64), (96, 60), (50, 91), (28, 13), (20, 9), (300, 37)])
+def test_hps_pixels_are_those_of_the_published_transform(size):
+    picture = Image.fromarray(np.random.default_rng(2).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8))
+    found = pad_to_square(picture, 28)[None].double()
+    torch.testing.assert_close(found, hps_pixels(picture, 28), atol=2e-5, rtol=0)
 
 
 def test_the_aesthetic_rating_equals_the_definition(pictures, architectures, clip_weights, clip_file, tmp_path):

@@ -16,7 +16,8 @@ REPOSITORY, FILE, ARCHITECTURE = "timm/vit_large_patch14_clip_224.openai", "open
 class CLIPScore(Scorer):
     """100 x max(cosine, 0) of CLIP ViT-L/14's picture and prompt embeddings: 0..100.
 
-    Hessel et al. 2021 (2104.08718), who scale by 2.5 instead of 100. Prompts are cut after 77 tokens.
+    Hessel et al. 2021 (2104.08718), who scale by 2.5 instead of 100 and begin each prompt with "A photo depicts", which
+    is left out here, as is usual for generated pictures. Prompts are cut after 77 tokens.
     """
 
     name, kind, higher_is_better, minimum, maximum = "clip_score", "score", True, 0.0, 100.0
