@@ -19,6 +19,7 @@ from mapolab.plan.command import largest_batch, make_plan
 from mapolab.plan.measure import Step
 from mapolab.plan.memory import Static, Weights
 from mapolab.plan.models import read_architecture
+from mapolab.plan.operations import operations_per_step
 from mapolab.training.module import AlignmentModule
 from mapolab.training.run import train
 
@@ -200,3 +201,17 @@ def test_inverted_noise_and_moving_references_are_counted(train_config):
     assert moving.measure(2, False).flops["reference"] == plain.flops["reference"]
     weights = Weights(config, moving)
     assert weights.static(1, "ema", config["strategy"]).reference == weights.static(1, None, config["strategy"]).weights
+
+
+def test_operations_of_a_rollout_are_its_passes():
+    """Against SFT, whose step is one forward and backward pass a picture."""
+    config = compose("train", ["experiment=emoji_ddpo", "model.gradient_checkpointing=false"])
+    sft = config | {"objective": {"name": "sft"}, "rollout": None}
+    pair = Step(sft, read_architecture(sft["model"]), None).measure(1, False).flops
+    forward, backward = pair["unet_forward"], pair["backward"]
+    assert operations_per_step(sft) == pytest.approx(64 * (forward + backward))
+    # 5 steps drawn and 2 trained of each of 64 pictures; guided, with a reference and two passes over each:
+    assert operations_per_step(config) == pytest.approx(64 * (5 * forward + 2 * (forward + backward)))
+    config["rollout"] |= {"guidance_scale": 2.0, "inner_epochs": 2}
+    config["objective"] |= {"kl_weight": 1.0}
+    assert operations_per_step(config) == pytest.approx(2 * 64 * (2.5 * forward + 2 * (2 * forward + backward)))

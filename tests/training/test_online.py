@@ -34,6 +34,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "full": {},
     "lora and average": {"model": {"lora": LORA}, "trainer": {"ema_decay": 0.9}},
     "kl": {"objective": {"kl_weight": 10.0}},
+    "kl to an average": {"objective": {"kl_weight": 10.0}, "model": {"reference": "ema", "reference_ema_decay": 0.9}},
     "without guidance": {"rollout": {"guidance_scale": 1.0}},
     "float64": {"trainer": {"precision": "64-true"}},
     "bfloat16": {"trainer": {"precision": "bf16-mixed"}},
@@ -120,7 +121,7 @@ def test_at_a_rounds_first_step_the_ratio_is_one(undisturbed, name):
             assert float(row["clip_fraction"]) == 0
         else:
             assert float(row["approx_kl"]) > 0
-    if name == "kl":  # at the very start the reference is the policy
+    if name.startswith("kl"):  # at the very start the reference is the policy
         assert [float(row["loss/kl"]) > 0 for row in rows] == [False] + [True] * 9
     assert not (run / "rollouts").exists()
 

@@ -87,6 +87,8 @@ class PolicyModule(BaseModule):
         if not rounds.begins(step):
             self.rollout = self.rollouts.read_again(number, step)
             return
+        if self.trainer.is_global_zero:
+            self.rollouts.forget(number)  # another node must not take an older drawing for the new one
         share = self._draw(prompts)
         self.rollout = share_round(self.trainer, self.rollouts, number, share, prompts, self.rewards, self.statistics)
         self._remove_old_rounds()

@@ -7,6 +7,7 @@
 So a run that is killed in the middle of a round goes on with the same pictures, on any number of ranks.
 """
 
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,8 @@ from mapolab.errors import RunError
 from mapolab.files import read_json
 from mapolab.models.saved import save_tensors
 from mapolab.training.folders import discard, fault, sweep
+
+PATIENCE = 60  # seconds; a network file system may show a new folder late on other nodes
 
 
 @dataclass
@@ -101,8 +104,11 @@ class RolloutFolder:
         return self.path / f"round-{number:08d}"
 
     def read(self, number: int) -> Rollout:
-        """A round that was just written."""
+        """A round that was just written, perhaps on another node."""
         folder = self.at(number)
+        deadline = time.monotonic() + PATIENCE
+        while not (folder / "manifest.json").exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
         return Rollout(number, folder, read_json(folder / "manifest.json"))
 
     def read_again(self, number: int, step: int) -> Rollout:
@@ -115,6 +121,11 @@ class RolloutFolder:
                 f"({self.path.parent / 'checkpoints'}); the same command then continues from an earlier one."
             )
         return self.read(number)
+
+    def forget(self, number: int) -> None:
+        """Remove a round that is about to be drawn again."""
+        if self.at(number).exists():
+            discard(self.at(number))
 
     def keep(self, numbers: set[int]) -> None:
         """Remove all other rounds, and what a killed process left."""
