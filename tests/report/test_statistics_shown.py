@@ -14,12 +14,14 @@ from mapolab.config.compose import compose
 from mapolab.errors import UserError
 from mapolab.evaluation.differences import holm
 from mapolab.files import read_json, write_json
+from mapolab.report.categories import category_table
 from mapolab.report.collect import collect
 from mapolab.report.compare import compare
 from mapolab.report.costs import COST_HEADERS, COSTS
 from mapolab.report.csvs import pairs_csv
 from mapolab.report.latex import escape, summary_latex
 from mapolab.report.published import published_rows
+from mapolab.report.runs import read_rows
 from mapolab.report.summary import compare_methods
 from mapolab.report.svg import LABEL_GAP, apart, css_colour, key_mark, method_line, method_marker
 from mapolab.report.tables import rich_tables
@@ -128,3 +130,26 @@ def test_methods_are_told_apart_without_colour_and_labels_without_overlap() -> N
     marks = [key_mark(index, "cost") for index in range(1, 14)]
     assert len({re.sub(r"var\(--[\w-]+\)|key-cost-\d+|m\w{10}", "", mark) for mark in marks}) == 13
     assert all('aria-hidden="true"' in mark for mark in marks)
+
+
+def test_scores_are_told_by_category_where_prompts_have_one(three_methods) -> None:
+    """Means of each category's pictures alone, in the tables and on the page; without categories there is no table."""
+    assert category_table(compare_methods(*collect(PATTERN), 200, 0.95, 0)) is None
+    expected: dict[tuple[str, str], list[float]] = {}
+    for file in sorted(Path("outputs").rglob("scores.csv")):
+        rows = read_rows(file)
+        for row in rows:
+            row["category"] = "unsafe" if int(row["index"]) % 3 == 0 else "benign"
+            method = file.parents[2].name.split("-seed")[0].split("-")[0]
+            expected.setdefault((row["category"], method), []).append(float(row["style"]))
+        with open(file, "w", newline="", encoding="utf-8") as lines:
+            csv.writer(lines).writerows([list(rows[0]), *(list(row.values()) for row in rows)])
+    base, methods = collect(PATTERN)
+    header, rows = category_table(compare_methods(base, methods, 200, 0.95, 0))
+    assert header[:3] == ["category", "method", "style"] and len(rows) == 2 * 4
+    for category, method, style, *_ in rows:
+        short = {"Base model": "base", "SFT": "sft", "MaPO": "mapo", "Diffusion-DPO": "diffusion_dpo"}[method]
+        assert float(style.split()[0]) == pytest.approx(np.mean(expected[category, short]), abs=6e-4)
+    page = compare(compose("compare", [f"runs='{PATTERN}'", "bootstrap_samples=50"]))
+    assert "By category of prompt" in page.read_text(encoding="utf-8")
+    assert "### By category of prompt" in (page.parents[1] / "summary.md").read_text(encoding="utf-8")
