@@ -220,7 +220,7 @@ def test_a_list_of_prompts_takes_the_place_of_the_captions(config, tmp_path):
     settings = {"rollout": {"prompts": str(file)}, "trainer": {"max_steps": 1}}
     run = train(with_settings(config, settings, tmp_path / "run"))
     assert curves(run) != curves(train(with_settings(config, {"trainer": {"max_steps": 1}}, tmp_path / "captions")))
-    with pytest.raises(UserError, match=r"rollout\.prompts is nothing\.txt, but there is no such file"):
+    with pytest.raises(UserError, match=r"rollout\.prompts=nothing\.txt does not exist"):
         train(with_settings(config, {"rollout": {"prompts": "nothing.txt"}}, tmp_path / "other"))
 
 

@@ -22,14 +22,16 @@ COLUMNS = ("prompt", "Prompt", "prompts", "Prompts", "caption", "text")
 FILES = (".csv", ".tsv", ".txt", ".json", ".jsonl")
 
 
-def find_prompts(source: str, split: str | None, revision: str | None, cache_folder: Path) -> list[str]:
+def find_prompts(
+    source: str, split: str | None, revision: str | None, cache_folder: Path, block: str = ""
+) -> list[str]:
     """The prompts that `prompts=source` of `mapolab evaluate` names, in their order, as often as they stand there.
 
     source: a set of `prompt_sets`, a file (.txt, .csv, .tsv, .json, .jsonl, .parquet), or a data set, named as
     `data.path`, whose different captions they are. split, revision: of the data set. cache_folder: where its index is
-    kept. Raises UserError where there are none.
+    kept. block: of the config that names them, with a dot, for messages. Raises UserError where there are none.
     """
-    return _find(source, split, revision, cache_folder, "")[0]
+    return _find(source, split, revision, cache_folder, block)[0]
 
 
 def held_out(

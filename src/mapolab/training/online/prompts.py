@@ -42,10 +42,7 @@ def open_prompts(config: dict[str, Any]) -> Source | PromptList:
     data, named, folder = config["data"], config["rollout"]["prompts"], cache_folder(config)
     if named is None:
         return open_source(data["path"], data["split"], data["revision"], folder, data["download_cache_gb"])
-    try:
-        return PromptList(tuple(dict.fromkeys(find_prompts(named, None, None, folder))))
-    except UserError as error:
-        raise UserError(str(error).replace("evaluation.prompts", "rollout.prompts")) from None
+    return PromptList(tuple(dict.fromkeys(find_prompts(named, None, None, folder, "rollout."))))
 
 
 def captions(source: Source | PromptList, kept_in: Path) -> list[str]:
