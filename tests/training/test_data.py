@@ -200,6 +200,15 @@ def test_a_folder_of_pairs(train_config, make_image, tmp_path):
         assert float(row["loss"]) == pytest.approx(float(other["loss"]), abs=1e-5)
 
 
+@pytest.mark.parametrize(("label", "said"), [(1.0, "none is disliked"), (0.0, "none is liked")])
+def test_an_empty_class_of_single_images_is_refused(train_config, tmp_path, make_image, label, said):
+    rows = [{"caption": "a fox", "jpg_0": make_image(number, (16, 16)), "label_0": label} for number in range(8)]
+    parquet.write_table(pa.Table.from_pylist(rows), tmp_path / "likes.parquet")
+    config = changed(train_config, path=str(tmp_path / "likes.parquet"))
+    with pytest.raises(UserError, match=said):
+        train(config | {"objective": {"name": "diffusion_kto", "beta": 1000}})
+
+
 def test_weights_and_noise_that_do_not_fit_are_refused(train_config):
     with pytest.raises(UserError, match="has no column weight"):
         train(changed(train_config, weights="column"))

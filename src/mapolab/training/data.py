@@ -41,9 +41,25 @@ def open_data(config: dict[str, Any], objective: Any) -> Source:
             "SFT uses liked single images only, so there is no label to change. Set data.label_flip_probability and "
             "data.label_noise_probability to 0, or use data with pairs."
         )
+    if singles and objective.needs_rejected:
+        _check_classes(data["path"], source)
     _check_weights(data, source)
     _check_size(config, sum(source.block_sizes))
     return source
+
+
+def _check_classes(path: str, source: Source) -> None:
+    """Liked and disliked images must both be there; looks no further than it takes to see one of each."""
+    seen: set[float] = set()
+    for block in range(len(source.block_sizes)):
+        seen |= {label for label in source.labels(block).tolist() if label in (0.0, 1.0)}
+        if len(seen) == 2:
+            return
+    lacking = "disliked (label_0 of 0)" if 1.0 in seen else "liked (label_0 of 1)"
+    raise UserError(
+        f"{path} has single images of which none is {lacking}: Diffusion-KTO learns from both kinds. Add some, "
+        "or use objective=sft for liked images alone."
+    )
 
 
 def _check_weights(data: dict[str, Any], source: Source) -> None:

@@ -25,7 +25,7 @@ PALETTE_FILE, STATISTICS_FILE = f"{FOLDER}/palette.safetensors", f"{FOLDER}/pixe
 
 
 class EmojiScorer(Scorer):
-    """What the four share: the file behind each, and where they come from."""
+    """What they share: the file behind most of them, and where they come from."""
 
     file: str
     source = "mapolab, docs/tiny_twin.md"
@@ -110,8 +110,8 @@ class AppealScorer(EmojiScorer):
     def __init__(self) -> None:
         super().__init__(None)
 
-    def __call__(self, pictures: list[Image.Image], prompts: list[str]) -> torch.Tensor:
-        return appeal(as_tensor(pictures)).float()
+    def judge(self, pictures: list[Image.Image], prompts: list[str]) -> torch.Tensor:
+        return appeal(as_tensor(pictures))
 
     def weights_identity(self) -> list[str]:
         return []
@@ -132,8 +132,7 @@ class AvoidsScorer(ConceptScorer):
             raise UserError(f"The scorer avoids knows no {concept}. It knows {', '.join(self.classifier.labels)}.")
         self.concept = concept
 
-    @torch.no_grad()
-    def __call__(self, pictures: list[Image.Image], prompts: list[str]) -> torch.Tensor:
+    def judge(self, pictures: list[Image.Image], prompts: list[str]) -> torch.Tensor:
         return 1 - self.classifier(as_tensor(pictures)).softmax(-1)[:, self.classifier.labels.index(self.concept)]
 
     def weights_identity(self) -> list[str]:
