@@ -174,7 +174,8 @@ def draw_wall(result: TaskResult) -> None:
     sheet = Image.new("RGB", (left + size * len(columns), top + size * len(rows)), "white")
     pen = ImageDraw.Draw(sheet)
     for column, (method, run) in enumerate(runs.items()):
-        pen.multiline_text((left + size * column + 3, 3), _wrapped(METHOD_NAMES[method].replace("(reference program)", "program"), 12), "black")
+        heading = METHOD_NAMES[method].replace("(reference program)", "program")
+        pen.multiline_text((left + size * column + 3, 3), _wrapped(heading, 12), "black")
         for line, index in enumerate(rows):
             y = top + size * line
             pen.multiline_text((3, y + 6), _wrapped(runs["base"]["rows"][index]["prompt"], 15), "black")
