@@ -84,6 +84,7 @@ def write_report() -> None:
     sections = [section(result, remarks.get(result.name, "")) for result in results]
     template = Path(__file__).with_name("study_tasks_template.md").read_text(encoding="utf-8")
     text = template.format(
+        missing=_missing([result.name for result in results]),
         overview="\n".join(overview(results)),
         sections="\n\n".join(sections),
         search="\n".join(search_table(results)),
@@ -194,6 +195,12 @@ def _pictured(rows: list[dict[str, str]]) -> list[int]:
         own = [index for index, row in enumerate(rows) if row.get("category", "") == category]
         found += [own[len(own) * number // share] for number in range(share)]
     return found
+
+
+def _missing(done: list[str]) -> str:
+    """What is still to be run, in bold; nothing where all is there."""
+    left = [TITLES[name].lower() for name in TASKS if name not in done]
+    return f"**Not run yet: {_joined(left)}.** `make study-tasks` goes on with them.\n\n" if left else ""
 
 
 def _remarks() -> dict[str, str]:
