@@ -27,7 +27,7 @@ test-full-size: $(VENV)/installed-test
 
 # Real processes, killed and starved in every way we could think of: about ten minutes.
 test-faults: $(VENV)/installed-test
-	$(BIN)/python -m pytest tests/faults tests/sweeps -m faults
+	$(BIN)/python -m pytest tests/faults tests/sweeps tests/pairs tests/iterations -m faults
 
 # A Slurm of its own on this machine, started and stopped here, as root or not: about ten minutes. Debian's packages:
 # apt-get install slurmctld slurmd slurm-client munge. Without them the tests are skipped, and say so.
@@ -41,7 +41,7 @@ test-browser: $(VENV)/installed-test
 # Faults and Slurm, and docs/reliability.md from what they saw.
 reliability: $(VENV)/installed-test
 	rm -rf outputs/reliability
-	RELIABILITY_ROWS=outputs/reliability $(BIN)/python -m pytest tests/faults tests/sweeps tests/slurm -m "faults or slurm or not slow"
+	RELIABILITY_ROWS=outputs/reliability $(BIN)/python -m pytest tests/faults tests/sweeps tests/pairs tests/iterations tests/slurm -m "faults or slurm or not slow"
 	$(BIN)/python scripts/reliability.py outputs/reliability
 
 # Stamps: nothing is installed again until pyproject.toml changes.
