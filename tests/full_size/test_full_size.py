@@ -92,7 +92,7 @@ def step(model: Path, objective: str, *overrides: str) -> AlignmentModule:
     }
     trained = load_trained(SDXL(str(model)), settings, seed=0)
     chosen = objectives.build(**config["objective"])
-    reference = build_reference("lora_off", trained.unet, torch.bfloat16) if chosen.needs_reference else None
+    reference = build_reference("lora_off", trained.unet, torch.bfloat16, settings) if chosen.needs_reference else None
     module = AlignmentModule(
         trained, DDPMScheduler(), chosen, 0, config["optimizer"], config["schedule"], reference=reference
     )
