@@ -40,10 +40,14 @@ def test_a_mistake_names_its_fix(overrides):
         check(compose("train", given if "experiment" in overrides else ["experiment=emoji_ddpo", *given]), "train")
 
 
-@pytest.mark.parametrize("command", ["plan", "prepare"])
-def test_commands_about_pairs_refuse(command):
-    with pytest.raises(UserError, match=f"`mapolab {command}` is for training on given pairs"):
-        check(compose(command, ["experiment=emoji_ddpo"]), command)
+def test_there_is_nothing_to_prepare():
+    with pytest.raises(UserError, match="ddpo draws its pictures, so there is nothing to prepare"):
+        check(compose("prepare", ["experiment=emoji_ddpo"]), "prepare")
+
+
+def test_the_plan_checks_the_block():
+    with pytest.raises(UserError, match="rollout.eta is 0.0"):
+        check(compose("plan", ["experiment=emoji_ddpo", "rollout.eta=0"]), "plan")
 
 
 @pytest.mark.parametrize("experiment", ["emoji_style", "emoji_ddpo"])

@@ -38,6 +38,12 @@ SETTINGS = {
 }
 
 
+PLAIN = {
+    "format": "table", "accelerator": "a100_80gb", "peak_tflops": None, "memory_gib": None, "efficiency": 0.4,
+    "reserve_gib": 2.0, "rows": None,
+}  # fmt: skip
+
+
 @pytest.fixture(scope="module")
 def forty_million(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny twin with a larger UNet of random weights."""
@@ -203,15 +209,38 @@ def test_inverted_noise_and_moving_references_are_counted(train_config):
     assert weights.static(1, "ema", config["strategy"]).reference == weights.static(1, None, config["strategy"]).weights
 
 
-def test_operations_of_a_rollout_are_its_passes():
+def test_a_rollout_counts_its_passes():
     """Against SFT, whose step is one forward and backward pass a picture."""
     config = compose("train", ["experiment=emoji_ddpo", "model.gradient_checkpointing=false"])
     sft = config | {"objective": {"name": "sft"}, "rollout": None}
     pair = Step(sft, read_architecture(sft["model"]), None).measure(1, False).flops
     forward, backward = pair["unet_forward"], pair["backward"]
+
+    def unet_of(config: dict) -> int:
+        flops = make_plan(config | PLAIN)["flops"]["parts"]
+        return sum(flops.values()) - flops["vae"] - flops["text"]
+
     assert operations_per_step(sft) == pytest.approx(64 * (forward + backward))
     # 5 steps drawn and 2 trained of each of 64 pictures; guided, with a reference and two passes over each:
-    assert operations_per_step(config) == pytest.approx(64 * (5 * forward + 2 * (forward + backward)))
+    assert unet_of(config) == pytest.approx(64 * (5 * forward + 2 * (forward + backward)))
     config["rollout"] |= {"guidance_scale": 2.0, "inner_epochs": 2}
     config["objective"] |= {"kl_weight": 1.0}
-    assert operations_per_step(config) == pytest.approx(2 * 64 * (2.5 * forward + 2 * (2 * forward + backward)))
+    assert unet_of(config) == pytest.approx(2 * 64 * (2.5 * forward + 2 * (2 * forward + backward)))
+
+
+@pytest.mark.slow
+def test_a_rollout_beside_real_rounds(tmp_path):
+    """Two rounds of one optimizer step: everything that is computed, and the peak of the whole run."""
+    given = [
+        "experiment=emoji_ddpo", "trainer.progress=off", "trainer.max_steps=2", "trainer.gradient_accumulation=1",
+        "rollout.samples=16", "rollout.images_per_prompt=1", "rollout.guidance_scale=3", "rollout.steps=3",
+        "rollout.timestep_fraction=0.7",
+    ]  # fmt: skip
+    plan = make_plan(compose("plan", given))
+    counter = FlopCounterMode(display=False)
+    with sdpa_kernel(SDPBackend.MATH), counter:
+        train(compose("train", [*given, f"output_dir={tmp_path / 'counted'}"]))
+    assert plan["flops"]["per_step"] == pytest.approx(counter.get_total_flops() / 2, rel=0.01)
+    real = real_peak(compose("train", [*given, f"output_dir={tmp_path / 'measured'}"]))
+    assert plan["memory"]["peak_bytes"] == pytest.approx(real, rel=0.1)
+    assert {entry["strategy"] for entry in plan["memory"]["by_strategy"]} == {"single", "ddp"}

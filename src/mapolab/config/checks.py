@@ -9,13 +9,13 @@ from collections.abc import Iterable
 from typing import Any
 
 from mapolab.config import files_named
-from mapolab.config.groups import objective_settings
 from mapolab.config.identity import run_folder
 from mapolab.config.instantiate import LOGGERS, OPTIMIZERS, check_arguments
 from mapolab.config.model_checks import check_compiler, check_model_settings, check_precision
+from mapolab.config.objective_checks import check_objective, is_number
 from mapolab.config.pair_checks import PAIRS_OF_ROUND, check_iterate, check_make_pairs
 from mapolab.config.ranges import check_values
-from mapolab.config.rollout import check_rollout, refuse_rollout
+from mapolab.config.rollout import check_rollout, draws_itself
 from mapolab.config.schema import TRAIN_LIKE
 from mapolab.config.suggest import did_you_mean
 from mapolab.errors import UserError
@@ -88,7 +88,7 @@ def _check_train(config: Config) -> None:
     if config["task"] == "tiny_base":
         return
     _check_devices(config["strategy"])
-    _check_objective(config["objective"])
+    check_objective(config["objective"])
     _check_targets(config)
     files_named.check_model(config["model"])
     if config["data"]["path"] != PAIRS_OF_ROUND:
@@ -109,8 +109,8 @@ def _check_plan(config: Config) -> None:
     if config["task"] != "align":
         raise UserError("There is no plan for task=tiny_base, which takes its fixed time on a CPU.")
     _check_devices(config["strategy"])
-    _check_objective(config["objective"])
-    refuse_rollout(config, "plan", "Train a few steps: metrics.csv has the time and the peak memory of each.")
+    check_objective(config["objective"])
+    check_rollout(config)
     files_named.check_model(config["model"])
     check_model_settings(config)
     for key in ("efficiency", "peak_tflops", "memory_gib"):
@@ -121,7 +121,8 @@ def _check_plan(config: Config) -> None:
 
 
 def _check_prepare(config: Config) -> None:
-    refuse_rollout(config, "prepare", "There is nothing to encode beforehand: train it as it is.")
+    if draws_itself(config):
+        raise UserError(f"{config['objective']['name']} draws its pictures, so there is nothing to prepare. Train it.")
     if config["task"] != "align" or not config["data"]["cache"]:
         raise UserError("This config trains without a cache, so there is nothing to prepare. Add data.cache=true.")
     if config["part"] >= config["parts"]:
@@ -201,34 +202,6 @@ def _check_devices(strategy: Config) -> None:
         )
 
 
-def _check_objective(objective: Config, block: str = "objective") -> None:
-    """The objective exists, and its settings are those of its file under conf/objective/, of the same kind.
-
-    block: its own key; objectives that hold another one are checked with it.
-    """
-    known = objective_settings()
-    name = objective.get("name")
-    if name not in known:
-        hint = did_you_mean(str(name), known)
-        raise UserError(f"There is no objective named {name}.{hint} Choose one of {', '.join(sorted(known))}.")
-    defaults = known[name]
-    for key, value in objective.items():
-        if key not in defaults:
-            hint = did_you_mean(f"{block}.{key}", [f"{block}.{setting}" for setting in defaults])
-            settings = ", ".join(setting for setting in defaults if setting != "name") or "none"
-            raise UserError(f"The objective {name} has no setting {key}.{hint} Its settings: {settings}.")
-        if isinstance(value, dict):
-            _check_objective(value, f"{block}.{key}")
-        elif _is_number(defaults[key]) and not _is_number(value):
-            raise UserError(f"{block}.{key} is {value!r}; give a number, such as the default {defaults[key]}.")
-    if absent := defaults.keys() - objective.keys():
-        raise UserError(f"{block}.{min(absent)} has no value. Give it one, such as {defaults[min(absent)]}.")
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
 def _check_targets(config: Config) -> None:
     optimizer, logger = config["optimizer"], config["logger"]
     if optimizer.get("_target_") not in OPTIMIZERS:
@@ -239,7 +212,7 @@ def _check_targets(config: Config) -> None:
             f"logger._target_={logger.get('_target_')} cannot be built. Choose one of {', '.join(LOGGERS)}."
         )
     rate = optimizer.get("lr")
-    if not _is_number(rate) or not 0 < rate < math.inf:
+    if not is_number(rate) or not 0 < rate < math.inf:
         raise UserError(f"optimizer.lr is {rate}; give a positive number, such as 1e-5.")
 
 

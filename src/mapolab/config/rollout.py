@@ -57,13 +57,6 @@ def draws_itself(config: Config) -> bool:
     return objectives.build(**config["objective"]).learns_from == "samples"
 
 
-def refuse_rollout(config: Config, command: str, instead: str) -> None:
-    """Raise UserError for a command that is about given pairs. instead: what to do."""
-    if draws_itself(config):
-        name = config["objective"]["name"]
-        raise UserError(f"`mapolab {command}` is for training on given pairs, but {name} draws its pictures. {instead}")
-
-
 def check_rollout(config: Config) -> None:
     """Raise UserError for what does not fit together. Reads no file; imports torch."""
     rollout, name = config["rollout"], config["objective"]["name"]

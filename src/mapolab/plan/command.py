@@ -7,18 +7,17 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from mapolab import objectives
 from mapolab.config.identity import samples_per_step
 from mapolab.data.prepared.spec import DTYPES as CACHE_DTYPES
 from mapolab.data.sources.open import open_source
 from mapolab.errors import RunError, UserError
 from mapolab.models.lora import check_targets
-from mapolab.models.trained import choose_reference
 from mapolab.paths import resolve
 from mapolab.plan.accelerators import find_accelerator
 from mapolab.plan.measure import Measured, Step
 from mapolab.plan.memory import Weights
 from mapolab.plan.models import read_architecture
+from mapolab.plan.rollout import RolloutStep, step_of
 from mapolab.plan.strategies import peaks_by_strategy
 from mapolab.plan.table import print_plan
 from mapolab.training.data import cache_folder
@@ -45,9 +44,7 @@ def make_plan(config: dict[str, Any]) -> dict[str, Any]:
     architecture = read_architecture(model)
     if model["lora"]:
         check_targets(model["lora"], architecture.configs["unet"])
-    needs_reference = objectives.build(**config["objective"]).needs_reference
-    reference = choose_reference(model["reference"], model["lora"] is not None) if needs_reference else None
-    step, world = Step(config, architecture, reference), _world_size(config)
+    step, world = step_of(config, architecture), _world_size(config)
     weights = Weights(config, step)
     measured = step.measure(data["batch_size"], model["gradient_checkpointing"])
     limit = accelerator["capacity_bytes"] - accelerator["reserve_bytes"]
@@ -57,14 +54,15 @@ def make_plan(config: dict[str, Any]) -> dict[str, Any]:
     flops = {name: count * passes for name, count in measured.flops.items()}
     total = sum(flops.values())
     seconds = total / world / (accelerator["peak_tflops"] * 1e12 * accelerator["efficiency"])
-    rows, prompts = _rows(config)
+    rows, prompts = (None, None) if isinstance(step, RolloutStep) else _rows(config)
     epochs = pairs * trainer["max_steps"] / rows if rows else None
     return {
-        "config": _described(config, reference, world) | {"architecture_assumed": architecture.assumed},
+        "config": _described(config, step, world) | {"architecture_assumed": architecture.assumed},
         "parameters": {"trained": weights.trained_count, "frozen": weights.frozen_count},
         "flops": {"per_step": total, "per_pair": total / pairs, "parts": flops},
         "memory": memory,
         "cache_bytes": _cache_bytes(config, step, rows, prompts),
+        "round_bytes": step.bytes_of_a_round if isinstance(step, RolloutStep) else None,
         "data": {"rows": rows, "pairs_per_step": pairs, "epochs": epochs},
         "accelerator": accelerator,
         "fits": memory["peak_bytes"] <= limit,
@@ -111,12 +109,13 @@ def _memory(step: Step, weights: Weights, measured: Measured, world: int, limit:
     }
 
 
-def _described(config: dict[str, Any], reference: str | None, world: int) -> dict[str, Any]:
+def _described(config: dict[str, Any], step: Step, world: int) -> dict[str, Any]:
     """What the plan is of."""
     return {
         "model": config["model"]["pretrained"],
         "objective": config["objective"]["name"],
-        "reference": reference,
+        "reference": step.reference_kind,
+        "unit": "pictures" if isinstance(step, RolloutStep) else "pairs",
         "resolution": config["data"]["resolution"],
         "batch_size": config["data"]["batch_size"],
         "precision": config["trainer"]["precision"],

@@ -29,9 +29,9 @@ AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 class Measured:
     """Of one batch on one device.
 
-    flops: by part (vae, text, unet_forward, reference, backward, inversion). The rest are bytes. activations: the most
-    that a forward and backward pass holds beside weights, reference and finished gradients; with_gradients: those
-    included, where no gradient is there before. encoding: the most that encoding the batch holds.
+    flops: by part (vae, text, unet_forward, reference, backward, inversion, drawing). The rest are bytes. activations:
+    the most that a forward and backward pass holds beside weights, reference and finished gradients; with_gradients:
+    those included, where no gradient is there before. encoding: the most that encoding the batch holds, or decoding it.
     """
 
     flops: dict[str, int]
@@ -117,9 +117,19 @@ class Step:
         images, side = pairs * self.sides, self.resolution
         at_once = min(images, max(1, PIXELS_AT_ONCE // side**2))
         with counting(vae) as count, torch.no_grad():
-            vae.encode(torch.empty(at_once, 3, side, side, dtype=vae.dtype))
+            self._through_vae(vae, at_once)
         pixels = images * 3 * side * side * (1 + torch.float32.itemsize)
         return count().flops * images // at_once, count().peak + pixels
+
+    def _through_vae(self, vae: nn.Module, images: int) -> None:
+        vae.encode(torch.empty(images, 3, self.resolution, self.resolution, dtype=vae.dtype))
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of one image."""
+        configs = self.architecture.configs
+        side = self.resolution // 2 ** (len(configs["vae"]["block_out_channels"]) - 1)
+        return configs["unet"]["in_channels"], side, side
 
     @property
     def vae_dtype(self) -> torch.dtype:
@@ -137,9 +147,8 @@ class Step:
 
     def _task(self, pairs: int, embeds: Tensor, pooled: Tensor) -> DenoisingTask:
         images = pairs * self.sides
-        side = self.resolution // 2 ** (len(self.architecture.configs["vae"]["block_out_channels"]) - 1)
         dtype = torch.float64 if self.config["trainer"]["precision"] == "64-true" else torch.float32
-        latents = torch.empty(images, self.architecture.configs["unet"]["in_channels"], side, side, dtype=dtype)
+        latents = torch.empty(images, *self.latent_shape, dtype=dtype)
         return DenoisingTask(
             noisy_latents=latents,
             timesteps=torch.empty(images, dtype=torch.int64),

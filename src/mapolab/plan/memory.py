@@ -7,6 +7,7 @@ from diffusers.models.attention import BasicTransformerBlock
 from diffusers.models.resnet import ResnetBlock2D
 from torch import nn
 
+from mapolab.config.rollout import passes_per_step
 from mapolab.models.precision import DTYPES
 from mapolab.plan.measure import WITHOUT_A_COPY, Measured, Step
 from mapolab.plan.models import meta_text, meta_trained, meta_vae
@@ -98,7 +99,7 @@ class Weights:
             "encoders": self.encoder_bytes,
             "average": 0 if on_cpu else average,
             "host": (average if on_cpu else 0) + (copy if offloaded else 0),
-            "persistent_gradients": self.config["trainer"]["gradient_accumulation"] > 1,
+            "persistent_gradients": passes_per_step(self.config) > 1,
         }
         return Static(**parts | self._divided(parts, frozen, world_size, strategy))
 

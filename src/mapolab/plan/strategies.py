@@ -11,10 +11,14 @@ from mapolab.plan.memory import Weights
 DEVICES = (1, 2, 8, 32)
 
 
+WHOLE = ("single", "ddp")  # the model is on every device, as a run that draws needs it
+ALL = (*WHOLE, "fsdp", "deepspeed_zero2", "deepspeed_zero3_offload")
+
+
 def peaks_by_strategy(weights: Weights, measured: Measured, reference: str | None, limit: int) -> list[dict[str, Any]]:
     """One entry for each strategy and number of devices: strategy, devices, peak_bytes, host_bytes, fits."""
     found = []
-    for name in ("single", "ddp", "fsdp", "deepspeed_zero2", "deepspeed_zero3_offload"):
+    for name in WHOLE if weights.config["rollout"] else ALL:
         for devices in (1,) if name == "single" else DEVICES[1:]:
             static = weights.static(devices, reference, read_strategy(name))
             peak = static.peak(measured)

@@ -15,8 +15,8 @@ def print_plan(plan: dict[str, Any]) -> None:
     config, memory, accelerator = plan["config"], plan["memory"], plan["accelerator"]
     console.print(
         f"[bold]{config['objective']}[/] on {config['model']}, {config['resolution']} px, {config['batch_size']} "
-        f"pairs a device and forward pass, {config['precision']}, {config['optimizer']}, {config['strategy']} on "
-        f"{config['devices']} device(s)"
+        f"{config['unit']} a device and forward pass, {config['precision']}, {config['optimizer']}, "
+        f"{config['strategy']} on {config['devices']} device(s)"
         + (f", reference: {config['reference'].replace('_', ' ')}" if config["reference"] else "")
     )
     if config["architecture_assumed"]:
@@ -38,13 +38,15 @@ def print_plan(plan: dict[str, Any]) -> None:
         table.add_row("CPU memory of a process", _gigabytes(memory["host_bytes"]))
     if plan["cache_bytes"] is not None:
         table.add_row("data.cache=true on disk, at most", _gigabytes(plan["cache_bytes"]))
+    if plan["round_bytes"] is not None:
+        table.add_row("paths of a round on disk", _gigabytes(plan["round_bytes"]))
     capacity, reserve = accelerator["capacity_bytes"], accelerator["reserve_bytes"]
     fits = "yes" if plan["fits"] else "NO"
     table.add_row(f"fits {accelerator['name']}", f"{fits}: {_gigabytes(capacity)}, {_gigabytes(reserve)} kept free")
-    table.add_row("largest batch that fits", f"{memory['largest_batch']} pairs a device")
+    table.add_row("largest batch that fits", f"{memory['largest_batch']} {config['unit']} a device")
     epochs = plan["data"]["epochs"]
     over = f", {epochs:.2f} epochs of {plan['data']['rows']:,} rows" if epochs else ""
-    table.add_row("steps", f"{plan['steps']:,} of {plan['data']['pairs_per_step']} pairs{over}")
+    table.add_row("steps", f"{plan['steps']:,} of {plan['data']['pairs_per_step']} {config['unit']}{over}")
     table.add_row(
         "time",
         f"{plan['seconds_per_step']:.2f} s a step, {plan['hours']:.2f} hours, at {accelerator['efficiency']:g} of "

@@ -81,8 +81,9 @@ def check_memory(configs: Sequence[dict[str, Any]], accelerator: str | None) -> 
     asked |= {"efficiency": 0.4, "reserve_gib": 2.0, "rows": None}
     done = set()
     for config in configs:
-        kind = repr([_memory_kind(config[key]) for key in ("model", "objective", "data", "optimizer", "strategy")])
-        if config["task"] != "align" or config["rollout"] or kind in done:  # there is no plan of a rollout
+        blocks = [_memory_kind(config[key]) for key in ("model", "objective", "data", "optimizer", "strategy")]
+        kind = repr([*blocks, config["rollout"]])
+        if config["task"] != "align" or kind in done:
             continue
         done.add(kind)
         plan = make_plan(config | asked)
