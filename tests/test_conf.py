@@ -75,10 +75,21 @@ def test_evaluate_and_compare_compose() -> None:
 @pytest.mark.parametrize("file", sorted((conf_folder() / "objective").glob("*.yaml")), ids=lambda file: file.stem)
 def test_every_objective_has_its_own_beta_in_personalization(file: Path) -> None:
     overrides = [f"objective={file.stem}", "experiment=emoji_personalization"]
-    if file.stem == "ddpo":
-        pytest.skip("learns from its own samples, not from pairs")
     mine, usual = (compose("train", overrides[: 1 + given])["objective"] for given in (True, False))
     assert mine == usual | ({"beta": 1024} if file.stem == "mapo" else {})
+
+
+@pytest.mark.parametrize("file", sorted((conf_folder() / "experiment").glob("*.yaml")), ids=lambda file: file.stem)
+def test_every_experiment_takes_the_policy_gradient(file: Path) -> None:
+    given = [*NEEDED.get(file.stem, []), f"experiment={file.stem}", "objective=ddpo"]
+    assert compose("train", given)["objective"].keys() == {"name", "clip_range", "advantage_clip", "kl_weight"}
+
+
+@pytest.mark.parametrize("base", ["cdpo", "dmpo", "dspo", "inpo", "ipo", "smpo"])
+def test_the_safeguard_goes_around_other_objectives(base: str) -> None:
+    config = compose("train", ["objective=sdpo", f"objective@objective.base={base}"])
+    alone = compose("train", [f"objective={base}"])
+    assert config["objective"]["base"] == alone["objective"] and config["diffusion"] == alone["diffusion"]
 
 
 def test_a_model_with_adapters_is_the_model_without_them_but_for_the_adapters() -> None:

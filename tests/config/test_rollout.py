@@ -26,6 +26,7 @@ MISTAKES = {
     "strategy=fsdp": "Use strategy=ddp",
     "data.ties=keep": "Set data.ties=drop",
     "data.prompt_dropout=0.1": "Set data.prompt_dropout=0.0",
+    "diffusion=ddim_inversion": "Set diffusion.noise=gaussian",
     "diffusion.timestep_range=[0,499]": "Set diffusion.timestep_range=null",
     "trainer.validate_every=5 data.validation_path=builtin:emoji/pairs/twemoji.parquet": "trainer.validate_every=null",
     "experiment=emoji_style rollout={steps:3}": "only with objective=ddpo is the block rollout whole.* rollout=null",
@@ -46,7 +47,7 @@ def test_there_is_nothing_to_prepare():
 
 
 def test_the_plan_checks_the_block():
-    with pytest.raises(UserError, match="rollout.eta is 0.0"):
+    with pytest.raises(UserError, match="eta is 0"):
         check(compose("plan", ["experiment=emoji_ddpo", "rollout.eta=0"]), "plan")
 
 

@@ -60,9 +60,9 @@ def test_conservative_dpo():
 def test_ipo_draws_the_margin_to_its_end():
     errors = at_margin([0.0, 0.25, 1.0])  # 1 / (2 B) = 0.25
     result = build("ipo", beta=2)(errors)
-    assert result.per_sample.tolist() == pytest.approx([0.0625, 0.0, 0.5625], rel=1e-12)
+    assert result.per_sample.tolist() == pytest.approx([0.25, 0.0, 2.25], rel=1e-12)
     result.loss.backward()
-    assert errors.rejected.grad.tolist() == pytest.approx([-0.5 / 3, 0.0, 1.5 / 3], rel=1e-12)
+    assert errors.rejected.grad.tolist() == pytest.approx([-2.0 / 3, 0.0, 6.0 / 3], rel=1e-12)
 
 
 def test_dmpo_is_the_divergence_the_other_way_round():

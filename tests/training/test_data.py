@@ -214,3 +214,12 @@ def test_weights_and_noise_that_do_not_fit_are_refused(train_config):
         train(changed(train_config, weights="column"))
     with pytest.raises(UserError, match=r"learns from inverted noise.*diffusion=ddim_inversion"):
         train(train_config | {"objective": {"name": "inpo", "beta": 10}})
+
+
+def test_smoothed_labels_are_asked_for_where_all_are_certain(train_config):
+    """Also through the safeguard."""
+    inverted = train_config | {"diffusion": train_config["diffusion"] | {"noise": "renoise_inversion"}}
+    smpo = {"name": "smpo", "beta": 10, "sharpness": 10}
+    for objective in (smpo, {"name": "sdpo", "mu": 0.6, "base": smpo}):
+        with pytest.raises(UserError, match=r"are certain.*recipe=smoothed labels=soft"):
+            train(inverted | {"objective": objective})

@@ -53,7 +53,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "float64": {"trainer": {"precision": "64-true"}, "model": {"reference_dtype": "float64"}, "objective": DPO},
     "averaged reference": {"model": {"reference": "ema", "reference_ema_decay": 0.5}, "objective": DPO},
     "refreshed reference": {
-        "model": {"lora": LORA, "reference": "refreshed", "reference_refresh_every": 2},
+        "model": {"lora": LORA | {"dropout": 0.5}, "reference": "refreshed", "reference_refresh_every": 2},
         "objective": DPO,
     },
     "inverted noise": {

@@ -17,6 +17,7 @@ OF_PAIRS = {
     "data.prompt_dropout": 0.0,
     "data.label_flip_probability": 0.0,
     "data.label_noise_probability": 0.0,
+    "diffusion.noise": "gaussian",
     "diffusion.timestep_range": None,
     "diffusion.timestep_weighting": "none",
     "trainer.validate_every": None,

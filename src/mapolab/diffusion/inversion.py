@@ -40,9 +40,13 @@ class Inversion:
 
     def forward_passes(self, first: int, last: int, num_train_timesteps: int) -> float:
         """How many an image takes, on average over the timesteps first .. last."""
-        stride = num_train_timesteps // self.steps
+        stride = self._stride(num_train_timesteps)
         steps = [1 + min(-(-timestep // stride), self.steps) for timestep in range(first, last + 1)]
         return sum(steps) / len(steps) * (2 if self.refined else 1)
+
+    def _stride(self, num_train_timesteps: int) -> int:
+        """Rounded up, so that `steps` of them pass every timestep."""
+        return -(-num_train_timesteps // self.steps)
 
     @torch.no_grad()
     def __call__(
@@ -50,15 +54,15 @@ class Inversion:
     ) -> DenoisingTask:
         """The task with each image's own noise in place of the drawn one. unet: computes the steps.
 
-        An image goes from x_0 over the multiples of T / steps below its timestep to its timestep itself; at each the
-        noise is predicted from where it stands. (The published programs stop at the last multiple and call that its
-        timestep.) Images that have arrived are left out of the forward passes.
+        An image goes from x_0 over the multiples of T / steps (rounded up) that lie below its timestep to its timestep
+        itself; at each the noise is predicted from where it stands. (The published programs stop at the last multiple
+        and call that its timestep.) Images that have arrived are left out of the forward passes.
         """
         dtype = torch.promote_types(task.latents.dtype, torch.float32)
         signal = scheduler.alphas_cumprod.to(task.latents.device, dtype)
         x, at = task.latents.clone(), torch.full_like(task.timesteps, -1)  # -1: x_0, whose signal is 1
         ids = [position * SLOTS + side for side in range(len(x) // len(positions)) for position in positions]
-        stride = scheduler.config.num_train_timesteps // self.steps
+        stride = self._stride(scheduler.config.num_train_timesteps)
         for number in range(self.steps + 1):
             to = torch.minimum(torch.full_like(at, number * stride), task.timesteps)
             rows = torch.nonzero(to > at).flatten()

@@ -60,7 +60,12 @@ class MovingCopy:
 
     @torch.no_grad()
     def predict(self, task: DenoisingTask) -> Tensor:
-        return predict(lambda *inputs, **named: functional_call(self.unet, self.weights, inputs, named), task)
+        training = self.unet.training
+        self.unet.eval()  # the adapters' dropout is the model's
+        try:
+            return predict(lambda *inputs, **named: functional_call(self.unet, self.weights, inputs, named), task)
+        finally:
+            self.unet.train(training)
 
     @torch.no_grad()
     def follow(self, step: int) -> None:

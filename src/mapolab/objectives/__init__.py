@@ -42,7 +42,14 @@ def build(name: str, **settings: Any) -> Any:
     missing = [key for key, setting in known.items() if setting.default is MISSING and key not in settings]
     if missing:
         raise UserError(f"The objective {name} needs a value for {', '.join(missing)}.")
-    return objective(**{key: build(**value) if isinstance(value, dict) else value for key, value in settings.items()})
+    return objective(**{key: _inner(value) if isinstance(value, dict) else value for key, value in settings.items()})
+
+
+def _inner(settings: dict[str, Any]) -> Method:
+    """The objective that another one holds."""
+    if "name" not in settings:
+        raise UserError(f"The objective {settings} within another one has no name. Give it one: name: diffusion_dpo.")
+    return build(**settings)
 
 
 def _objective_class(name: str) -> type[Method]:

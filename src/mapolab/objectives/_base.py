@@ -77,6 +77,7 @@ class Objective(Method, ABC):
     needs_products: ClassVar[bool] = False  # the two products of PairErrors
     uses_ties: ClassVar[bool] = False
     uses_soft_labels: ClassVar[bool] = False  # else a pair's label is rounded to what is more likely
+    needs_soft_labels: ClassVar[bool] = False  # without probabilities in the data it would be another method
     needs_inversion: ClassVar[str | None] = None  # the kind of noise (diffusion.noise) that the method is made for
     takes_single_images: ClassVar[bool] = False  # liked ones; with needs_rejected also disliked ones
 

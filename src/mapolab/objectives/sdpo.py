@@ -1,4 +1,4 @@
-"""Safeguarded preference optimization: the loser's gradient never makes the winner worse."""
+"""Safeguarded preference optimization: the loser's gradient does not make the winner worse."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ class SDPO(Objective):
     |g_w|^2 / (g_w g_l) = e_w / mean((p_w - t_w)(p_l - t_l)); where that product is not above 0 the two do not meet and
     l is 1. The value of the loss stays that of `base`. The published program has one l for all pairs of a forward
     pass; here each pair has its own, so that the loss does not depend on how pairs fall into forward passes.
+    That the chosen image keeps the share m of its descent holds, to first order, for bases whose loss has one slope for
+    both errors, as Diffusion-DPO's margin; Diffusion-KTO's has two, and with it l is as above but promises nothing.
     base: any objective with a rejected image. mu: m, 0.6 there: the share of the winner's descent that is kept.
     """
 
@@ -42,6 +44,10 @@ class SDPO(Objective):
     @property
     def uses_soft_labels(self) -> bool:
         return self.base.uses_soft_labels
+
+    @property
+    def needs_soft_labels(self) -> bool:
+        return self.base.needs_soft_labels
 
     @property
     def needs_inversion(self) -> str | None:

@@ -27,6 +27,7 @@ class SmPO(Objective):
     needs_reference: ClassVar[bool] = True
     uses_ties: ClassVar[bool] = True
     uses_soft_labels: ClassVar[bool] = True
+    needs_soft_labels: ClassVar[bool] = True
     needs_inversion: ClassVar[str | None] = "renoise_inversion"
 
     def terms(self, errors: PairErrors) -> dict[str, Tensor]:

@@ -9,7 +9,7 @@ from mapolab.data.draw import Draw
 from mapolab.data.hygiene import check_split
 from mapolab.data.order import Selection
 from mapolab.data.prepared.spec import CacheSpec
-from mapolab.data.records import Source
+from mapolab.data.records import TIE, Source
 from mapolab.data.sources.open import open_source
 from mapolab.errors import UserError
 from mapolab.evaluation.prompts import held_out
@@ -36,6 +36,8 @@ def open_data(config: dict[str, Any], objective: Any) -> Source:
     if data["ties"] == "keep" and not objective.uses_ties:
         raise UserError(f"The objective {name} cannot use ties. Set data.ties=drop, or use objective=diffusion_dpo.")
     _check_noise(objective, config)
+    if objective.needs_soft_labels:
+        _check_probabilities(config, source)
     if singles and name == "sft" and (data["label_flip_probability"] or data["label_noise_probability"]):
         raise UserError(
             "SFT uses liked single images only, so there is no label to change. Set data.label_flip_probability and "
@@ -60,6 +62,18 @@ def _check_classes(path: str, source: Source) -> None:
         f"{path} has single images of which none is {lacking}: Diffusion-KTO learns from both kinds. Add some, "
         "or use objective=sft for liked images alone."
     )
+
+
+def _check_probabilities(config: dict[str, Any], source: Source) -> None:
+    """Some label must be neither certain nor a tie; looks at the first rows that are kept together."""
+    first, path, name = source.labels(0), config["data"]["path"], config["objective"]["name"]
+    if not ((first > 0) & (first < 1) & (first != TIE)).any():
+        raise UserError(
+            f"The objective {name} learns from how sure a scorer is of each pair, but the labels of {path} are "
+            "certain: it would be Diffusion-DPO with another beta. Have them judged: mapolab make-pairs "
+            f"recipe=smoothed labels=soft data_path={path} ranked_by=[pickscore] output_dir=smoothed; then train with "
+            "data.path=smoothed."
+        )
 
 
 def _check_weights(data: dict[str, Any], source: Source) -> None:
