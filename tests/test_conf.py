@@ -15,7 +15,8 @@ NEEDED = {name: ["data.path=p", "model.pretrained=m"] for name in ("base", "blan
 NEEDED["personalization"] = [
     "data.path=p", "data.batch_size=8", "model.lora.token_initial=dog", "evaluation.scorers.0.pictures=p"
 ]  # fmt: skip
-NEEDED |= {name: ["data.path=p"] for name in ("parquet_pairs", "folder_pairs", "pick_culture", "culture")}
+NEEDED |= {name: ["data.path=p"] for name in ("parquet_pairs", "folder_pairs", "pick_culture")}
+NEEDED["culture"] = ["data.path=p", "evaluation.scorers.4.text=Japan"]
 GROUPS = (
     "model",
     "diffusion",

@@ -47,6 +47,14 @@ def test_liked_and_disliked_images(tmp_path):
     assert found == {1.0: b"good", 0.0: b"bad"}
 
 
+def test_a_folder_with_one_side_says_what_lacks(tmp_path):
+    captions = {"captions.csv": "name,caption\na.png,a fox\nliked/a.png,a fox\n"}
+    with pytest.raises(UserError, match="has only one of w/ and l/"):
+        make(tmp_path / "pairs", {"w/a.png": b"wa", **captions})
+    likes = make(tmp_path / "likes", {"liked/a.png": b"good", "captions.csv": "name,caption\nliked/a.png,a fox\n"})
+    assert likes.labels(0).tolist() == [1.0]
+
+
 def test_what_has_no_partner_or_caption_is_broken(tmp_path):
     source = make(tmp_path, {**IMAGES, "w/c.png": b"wc", "captions.csv": "name,caption\na.png,a fox\nc.png,alone\n"})
     records = source.records(0)

@@ -11,14 +11,15 @@ from mapolab.evaluation.categories import find_categories
 def test_files_bring_their_categories(tmp_path):
     (tmp_path / "a.csv").write_text('prompt,categories\na fox,"hate, violence"\n an owl ,shock\n')
     (tmp_path / "b.tsv").write_text("Prompt\tCategory\tChallenge\na fox\tAnimals\tBasic\n")
-    (tmp_path / "c.jsonl").write_text(json.dumps({"prompt": "a fox", "category": "x"}) + "\n")
+    rows = [{"prompt": "a fox", "category": "x"}, {"prompt": "an owl", "category": ["y", "z"]}, {"prompt": "rain"}]
+    (tmp_path / "c.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
     (tmp_path / "d.csv").write_text("prompt\na fox\n")
     (tmp_path / "e.txt").write_text("a fox\n")
     found = {name: find_categories(str(tmp_path / name)) for name in ("a.csv", "b.tsv", "c.jsonl", "d.csv", "e.txt")}
     assert found == {
         "a.csv": {"a fox": "hate", "an owl": "shock"},
         "b.tsv": {"a fox": "Animals"},
-        "c.jsonl": {"a fox": "x"},
+        "c.jsonl": {"a fox": "x", "an owl": "y", "rain": ""},
         "d.csv": {},
         "e.txt": {},
     }

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from made_pairs import PROMPTS, content, origins, rows_in
 
 from mapolab.errors import RunError, UserError
 from mapolab.evaluation.scorers.emoji import StyleScorer
 from mapolab.files import read_json
 
+NOTHING_DRAWN = {"models": None, "prompts": None, "images_per_prompt": 1}
 RANKED = {"images_per_prompt": 3, "ranked_by": "[style]"}
 
 
@@ -49,6 +51,19 @@ def test_what_leaves_no_pair_is_refused_and_the_folder_stays_free(made) -> None:
     assert len(rows_in(made("ranked", **RANKED))) == 5
 
 
+def test_ties_alone_are_no_pairs(made, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(StyleScorer, "__call__", lambda self, pictures, prompts: torch.ones(len(pictures)))
+    with pytest.raises(UserError, match=r"All 5 pairs are ties by style.*a scorer that tells them apart"):
+        made("ranked", **RANKED)
+    assert not (tmp_path / "pairs" / "manifest.json").exists()
+
+
+def test_a_scorer_that_forgets_a_picture_is_named(made, monkeypatch) -> None:
+    monkeypatch.setattr(StyleScorer, "__call__", lambda self, pictures, prompts: torch.ones(len(pictures) - 1))
+    with pytest.raises(RunError, match=r"The scorer style gave scores of shape \(1,\) for 2 pictures"):
+        made("ranked", **RANKED)
+
+
 def test_prompts_that_others_are_judged_on_are_refused_or_dropped(made, tmp_path) -> None:
     (tmp_path / "test.txt").write_text("A  Fox\nrain\na horse\n")
     with pytest.raises(UserError, match=r"2 of 5 captions, such as 'a fox', stand in held_out=.*drop_held_out=true"):
@@ -82,9 +97,19 @@ def test_a_folder_of_other_pairs_or_other_things_is_refused(made, tmp_path) -> N
         ("ranked", {"votes": "v.jsonl"}, "votes belongs to recipe=votes"),
         ("prefixes", {"rejected_prefix": "''"}, "both are the same here"),
         ("models", {}, "draws with 2 models"),
-        ("smoothed", {"data_path": "no.parquet", "labels": "soft"}, "data_path=no.parquet does not exist"),
-        ("targets", {"targets": "nowhere"}, "targets=nowhere is no folder"),
-        ("votes", {"votes": "no.jsonl"}, "votes=no.jsonl does not exist"),
+        (
+            "smoothed",
+            NOTHING_DRAWN | {"data_path": "no.parquet", "labels": "soft"},
+            "data_path=no.parquet does not exist",
+        ),
+        ("targets", {"targets": "nowhere", "prompts": None}, "targets=nowhere is no folder"),
+        ("votes", NOTHING_DRAWN | {"votes": "no.jsonl"}, "votes=no.jsonl does not exist"),
+        ("votes", {"votes": "no.jsonl", "prompts": None}, "recipe=votes draws nothing, so images_per_prompt"),
+        ("smoothed", {"data_path": "p", "labels": "soft", "prompts": "p"}, "prompts belongs to recipe=prefixes or"),
+        ("targets", {"targets": "t", "prompts": None, "limit": 2}, "limit belongs to recipe=prefixes or models or"),
+        ("prefixes", {"chosen_prefix": "A.", "rejected_prefix": "B."}, "would run into the prompt's first word"),
+        ("ranked", {"scorers": "[stile]"}, "scorers names stile. Did you mean style?"),
+        ("ranked", {"ranked_by": "[style,style]"}, "ranked_by and scorers has style twice"),
     ],
 )
 def test_a_mistake_is_told_before_anything_is_drawn(made, tmp_path, recipe, changes, message) -> None:

@@ -125,6 +125,8 @@ def test_targets_stand_against_what_the_model_draws(made, targets_folder, tmp_pa
         assert (
             row["caption"] == f"<x> {origin['position']}" and origin["rejected_prompt"] == f"fox {origin['position']}"
         )
+    with pytest.raises(UserError, match=r"replaces '<y>', which no caption holds"):
+        made("targets", rejected_words="[['<y>',fox]]", output_dir=tmp_path / "nothing", **given)
     other = made("targets", rejected_prompt="'a fox'", output_dir=tmp_path / "other", **given)
     assert {row["rejected_prompt"] for row in origins(other)} == {"a fox"}
 

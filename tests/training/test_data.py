@@ -216,6 +216,13 @@ def test_weights_and_noise_that_do_not_fit_are_refused(train_config):
         train(train_config | {"objective": {"name": "inpo", "beta": 10}})
 
 
+def test_scorers_of_the_evaluation_that_follows_are_loaded_first(train_config, tmp_path):
+    scorers = [{"_target_": "subject", "pictures": str(tmp_path / "nowhere"), "features": "concept_judge"}]
+    judged = train_config["evaluation"] | {"after_training": True, "scorers": scorers, "target_style": None}
+    with pytest.raises(UserError, match="which is no folder"):
+        train(train_config | {"evaluation": judged})
+
+
 def test_smoothed_labels_are_asked_for_where_all_are_certain(train_config):
     """Also through the safeguard."""
     inverted = train_config | {"diffusion": train_config["diffusion"] | {"noise": "renoise_inversion"}}

@@ -6,6 +6,7 @@ from typing import Any
 
 from mapolab.config import files_named
 from mapolab.errors import UserError
+from mapolab.paths import resolve
 
 Config = dict[str, Any]
 
@@ -22,10 +23,13 @@ NEEDED = {
 }
 WORDS = ("chosen_prefix", "rejected_prefix", "chosen_suffix", "rejected_suffix")
 OWN = {
-    **dict.fromkeys(WORDS, "prefixes"),
-    **dict.fromkeys(("targets", "rejected_prompt", "rejected_words"), "targets"),
-    "votes": "votes",
-    "data_path": "smoothed",
+    **dict.fromkeys(WORDS, ("prefixes",)),
+    **dict.fromkeys(("targets", "rejected_prompt", "rejected_words"), ("targets",)),
+    "votes": ("votes",),
+    "data_path": ("smoothed",),
+    "prompts": ("prefixes", "models", "ranked"),
+    "models": ("prefixes", "models", "ranked", "targets", "votes"),
+    **dict.fromkeys(("split", "revision", "limit"), ("prefixes", "models", "ranked", "smoothed")),
 }
 
 
@@ -34,8 +38,11 @@ def check_make_pairs(config: Config) -> None:
     recipe = config["recipe"]
     if missing := [key for key in NEEDED[recipe] if not config[key]]:
         raise UserError(f"recipe={recipe} needs {missing[0]}. Give it one: {missing[0]}=...")
-    if foreign := [key for key, owner in OWN.items() if config[key] and owner != recipe]:
-        raise UserError(f"{foreign[0]} belongs to recipe={OWN[foreign[0]]}, not to {recipe}. Leave it out.")
+    if foreign := [key for key, owners in OWN.items() if config[key] and recipe not in owners]:
+        owners = " or ".join(OWN[foreign[0]])
+        raise UserError(f"{foreign[0]} belongs to recipe={owners}, not to {recipe}. Leave it out.")
+    if config["images_per_prompt"] > 1 and recipe in ("votes", "smoothed"):
+        raise UserError(f"recipe={recipe} draws nothing, so images_per_prompt has no meaning. Leave it out.")
     _check_devices(config["devices"])
     check_ranking(config)
     files_named.check_output(Path(config["output_dir"]))
@@ -51,7 +58,7 @@ def check_ranking(config: Config) -> None:
     for key in ("ranked_by", "scorers"):
         if config[key] is not None and not isinstance(config[key], list):
             raise UserError(f"{key} is {config[key]}. Give a list, such as {key}=[{config[key]}].")
-        check_names(config[key] or [])
+        check_names(config[key] or [], key)
     if config["labels"] == "soft" and not config["ranked_by"]:
         raise UserError("labels=soft needs a scorer that gives them. Name one: ranked_by=[pickscore].")
     if config["weights"] == "gap" and not config["ranked_by"]:
@@ -94,8 +101,14 @@ def _check_recipe(config: Config) -> None:
         if words[0] == words[1] and words[2] == words[3]:
             raise UserError(
                 "recipe=prefixes draws a prompt in two wordings, but both are the same here. Give chosen_prefix and "
-                "rejected_prefix (or ..._suffix), such as chosen_prefix='Disney style animated image. '."
+                "rejected_prefix (or ..._suffix), such as \"chosen_prefix='Disney style animated image. '\"."
             )
+        for key in WORDS[:2]:
+            if (prefix := config[key]) and prefix.isascii() and not prefix[-1].isspace():
+                raise UserError(
+                    f"{key}={prefix!r} would run into the prompt's first word: it ends without a space. In a shell it "
+                    f"takes two kinds of quotes: \"{key}='{prefix} '\"."
+                )
     elif recipe == "ranked":
         _check_several(config["images_per_prompt"])
     elif recipe == "targets":
@@ -109,12 +122,16 @@ def _check_recipe(config: Config) -> None:
 
 
 def _check_targets(config: Config) -> None:
-    if not Path(config["targets"]).is_dir():
+    if not Path(resolve(config["targets"])).is_dir():
         raise UserError(f"targets={config['targets']} is no folder. Name a folder of pictures with captions.csv.")
     if config["rejected_prompt"] and config["rejected_words"]:
         raise UserError("rejected_prompt and rejected_words both say what is drawn against the targets. Give one.")
-    if wrong := [words for words in config["rejected_words"] if len(words) != 2]:
+    if wrong := [words for words in config["rejected_words"] if not _is_replacement(words)]:
         raise UserError(f"rejected_words has {wrong[0]}. Give pairs, a word and what replaces it: [['<fox>',fox]].")
+
+
+def _is_replacement(words: Any) -> bool:
+    return isinstance(words, list) and len(words) == 2 and all(isinstance(word, str) for word in words)
 
 
 def _check_several(images_per_prompt: int) -> None:

@@ -39,7 +39,7 @@ class MakePairs(Ranking):
     rejected_suffix: str | None = MISSING
     targets: str | None = MISSING
     rejected_prompt: str | None = MISSING
-    rejected_words: list[list[str]] = MISSING
+    rejected_words: Any = MISSING  # a list of pairs of words
     votes: str | None = MISSING
     data_path: str | None = MISSING
     download_cache_gb: float = MISSING

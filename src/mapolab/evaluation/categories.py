@@ -36,7 +36,13 @@ def _within(path: Path) -> dict[str, str]:
     category = next((name for name in NAMES if name in rows[0]), None)
     if prompt is None or category is None:
         return {}
-    return {str(row[prompt]).strip(): str(row[category]).split(",")[0].strip() for row in rows if row.get(prompt)}
+    return {str(row[prompt]).strip(): _first(row.get(category)) for row in rows if row.get(prompt)}
+
+
+def _first(value: object) -> str:
+    """The first category of a cell or a JSON value; empty where there is none."""
+    value = next(iter(value), None) if isinstance(value, list) else value
+    return "" if value is None else str(value).split(",")[0].strip()
 
 
 def _as_one(path: Path) -> dict[str, str]:

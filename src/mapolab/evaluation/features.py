@@ -44,7 +44,7 @@ class DinoV2(Features):
     def __init__(self, device: str, weights: str | None = None) -> None:
         from transformers import BitImageProcessorPil, Dinov2Model
 
-        folder = weights_folder("dinov2", weights or DINOV2)
+        folder = weights_folder("dinov2", weights or DINOV2, option="feature_weights=<its folder>")
         self.device, self.dtype = device, torch.float16 if device != "cpu" else torch.float32
         self.model = Dinov2Model.from_pretrained(folder, dtype=self.dtype).eval().to(device)
         self.processor = BitImageProcessorPil.from_pretrained(folder)

@@ -57,7 +57,7 @@ def score_pictures(
             lacking = [index for index, scores in enumerate(known) if scorer.fingerprint not in scores]
             if not lacking:
                 continue
-            values = scorer([pictures.load_picture(key) for key in members], texts).tolist()
+            values = scorer.judge_all([pictures.load_picture(key) for key in members], texts)
             for index in lacking:
                 if not math.isfinite(values[index]):
                     raise RunError(

@@ -16,6 +16,7 @@ from typing import Any
 from mapolab.config.environment import rank_from_environment
 from mapolab.errors import Interrupted, RunError, UserError
 from mapolab.files import read_json, write_json
+from mapolab.import_noise import silence_imports
 from mapolab.job_record import note_end
 from mapolab.training.stopping import hold_signals
 
@@ -23,8 +24,11 @@ from mapolab.training.stopping import hold_signals
 def draw(config: dict[str, Any]) -> None:
     """The pairs that the round's starting model gives."""
     from mapolab.evaluation.models import base_of
+    from mapolab.evaluation.scorers.registry import check_scorers
     from mapolab.pairs.command import make_pairs
 
+    if config["evaluation"]:
+        check_scorers(config["evaluation"])  # else it would be found after the round's training
     make_pairs(config["pairs"], [base_of(config["run"], Path(config["pairs"]["output_root"]))])
 
 
@@ -59,6 +63,7 @@ WORK = {"draw": draw, "train": train, "export": export, "evaluate": evaluate}
 def main(arguments: list[str]) -> int:
     """Do the work and note how it ended; returns the exit code."""
     phase, file = arguments
+    silence_imports()
     if phase == "train":
         hold_signals()
     threading.Thread(target=_end_with_parent, daemon=True).start()

@@ -99,7 +99,7 @@ class Round:
         placed = {"recipe": "ranked", "output_dir": str(self.path / "pairs"), "seed": self.seed, "models": None}
         shared = {"output_root": config["output_root"], "store": None, "devices": config["devices"]}
         pairs = ranking | drawing | held_out | {"drop_held_out": False} | placed | shared
-        return {"pairs": pairs, "run": self._train()}
+        return {"pairs": pairs, "run": self._train(), "evaluation": evaluation if self.evaluated else None}
 
     def _export(self) -> Config:
         one = {"formats": ["pipeline"], "dtype": "float32", "name": None, "license": None, "push": None}

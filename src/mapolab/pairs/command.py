@@ -65,7 +65,7 @@ def _make(
     ranked_by = config["ranked_by"] or []
     # A run brings the style that it is judged by.
     target_style = config["target_style"] or material.about.get("drawing", {}).get("target_style")
-    scorers = build_scorers([*ranked_by, *config["scorers"]], target_style, processes.device)
+    scorers = build_scorers([*ranked_by, *config["scorers"]], target_style, processes.device, "ranked_by and scorers")
     filters = Filters.from_config(config, scorers)
     settings = {key: config[key] for key in DECIDING} | {
         "material": material.about,
@@ -86,6 +86,9 @@ def _make(
     dropped = {**material.dropped, **judge.dropped}
     if not pairs:
         raise UserError(_nothing_left(len(material.contests), dropped))
+    ties = sum(pair.label == TIE for pair in pairs)
+    if ties == len(pairs):
+        raise UserError(_only_ties(ties, [scorer.name for scorer in scorers[: len(ranked_by)]]))
     if processes.rank == 0:
         folder.claim(settings)
     processes.barrier()
@@ -99,7 +102,8 @@ def _make(
         folder.finish(counts=counts, means=means, scorers=about, files=[*part_names(len(pairs)), TABLE])
     told = f"{new} pictures drawn, {scored} scores computed; " if processes.count == 1 else ""
     left_out = "".join(f"; {count} left out: {reason}" for reason, count in dropped.items())
-    _say(processes, f"{told}{len(pairs)} pairs in {folder.path}{left_out}")
+    tied = f", {ties} of them ties" if ties else ""
+    _say(processes, f"{told}{len(pairs)} pairs{tied} in {folder.path}{left_out}")
 
 
 def _counts(material: Material, pairs: Sequence[Pair], dropped: dict[str, int]) -> dict[str, Any]:
@@ -130,6 +134,14 @@ def _nothing_left(contests: int, dropped: dict[str, int]) -> str:
     return (
         f"Of {contests} prompts no pair is left ({reasons or 'there were none'}). Loosen those limits, or give more "
         "prompts or pictures of each."
+    )
+
+
+def _only_ties(ties: int, scorers: Sequence[str]) -> str:
+    by = f" by {', '.join(scorers)}" if scorers else ""
+    return (
+        f"All {ties} pairs are ties{by}, so there is nothing to prefer. Give more prompts, more pictures of each "
+        "(images_per_prompt), or a scorer that tells them apart in ranked_by."
     )
 
 

@@ -24,7 +24,7 @@ def _widthless(comparison: Comparison) -> str:
     # The rule of three: none seen in n leaves up to about 3 / n at 95%.
     return (
         " An interval without width means that every picture scored the same; "
-        f"of {prompts} prompts, about {percent(3 / prompts)} could still score otherwise."
+        f"of {prompts} prompts, about {percent(min(1.0, 3 / prompts))} could still score otherwise."
     )
 
 

@@ -17,6 +17,7 @@ from mapolab.config.printing import print_tree
 from mapolab.data.records import Source
 from mapolab.diffusion.timesteps import Timesteps
 from mapolab.errors import Interrupted, RunError, UserError
+from mapolab.evaluation.scorers.registry import check_scorers
 from mapolab.job_record import RECORD
 from mapolab.models.learned_token import check_token, learned_token
 from mapolab.models.lora import check_targets
@@ -166,6 +167,8 @@ def prepare(config: dict[str, Any]) -> Parts:
             check_captions(config, source, token)
     if draws_itself:
         check_drawing(config, sdxl)
+    if config["evaluation"].get("after_training"):
+        check_scorers(config["evaluation"])
     return Parts(objective, source, sdxl, (note,) if note else ())
 
 

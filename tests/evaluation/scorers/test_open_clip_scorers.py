@@ -99,6 +99,14 @@ def test_preprocessing_is_open_clips_own_pixel_for_pixel(pictures, architectures
         )
 
 
+def test_a_text_takes_the_place_of_the_prompts(pictures, architectures, clip_file):
+    given = {"weights": str(clip_file), "architecture": architectures["quick"]}
+    plain, style = CLIPScore(**given), CLIPScore(**given, text=PROMPTS[0], name="clip_style")
+    assert (plain.name, style.name) == ("clip_score", "clip_style") and style.token_limit is None
+    assert plain.fingerprint != style.fingerprint
+    torch.testing.assert_close(style(pictures, ["?"] * len(pictures)), plain(pictures, [PROMPTS[0]] * len(pictures)))
+
+
 def test_prompts_are_counted_and_cut_after_77_tokens(pictures, architectures, clip_file):
     scorer = CLIPScore(weights=str(clip_file), architecture=architectures["quick"])
     long = "cat " * 100

@@ -27,8 +27,8 @@ LAYOUT = (
 
 
 def is_image_folder(path: str | Path) -> bool:
-    """Whether a path is such a folder."""
-    return any(all((Path(path) / side).is_dir() for side in sides) for sides in (PAIRED, SINGLE))
+    """Whether a path is such a folder, or a part of one."""
+    return any((Path(path) / side).is_dir() for side in (*PAIRED, *SINGLE))
 
 
 class FolderSource:
@@ -38,7 +38,9 @@ class FolderSource:
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
-        self.images_per_row = 2 if (self.path / PAIRED[0]).is_dir() else 1
+        self.images_per_row = 2 if any((self.path / side).is_dir() for side in PAIRED) else 1
+        if self.images_per_row == 2 and not all((self.path / side).is_dir() for side in PAIRED):
+            raise UserError(f"{self.path} has only one of w/ and l/. {LAYOUT}")
         self.has_weights = False
         sides = PAIRED if self.images_per_row == 2 else SINGLE
         names = {side: image_names(self.path / side) for side in sides}

@@ -11,6 +11,7 @@ from mapolab.evaluation.scorers.weights import fill, identity, read_checkpoint, 
 
 # OpenAI's ViT-L/14 as open-clip stores it; its activations are the quick GELU.
 REPOSITORY, FILE, ARCHITECTURE = "timm/vit_large_patch14_clip_224.openai", "open_clip_model.safetensors", "ViT-L-14"
+TARGET = "clip_score"
 
 
 class CLIPScore(Scorer):
@@ -18,23 +19,35 @@ class CLIPScore(Scorer):
 
     Hessel et al. 2021 (2104.08718), who scale by 2.5 instead of 100 and begin each prompt with "A photo depicts", which
     is left out here, as is usual for generated pictures. Prompts are cut after 77 tokens.
+
+    text: what all pictures are compared with in place of their prompts: a style, in words. name: the column, so that
+    the two can stand side by side.
     """
 
-    name, kind, higher_is_better, minimum, maximum = "clip_score", "score", True, 0.0, 100.0
+    kind, higher_is_better, minimum, maximum = "score", True, 0.0, 100.0
     description = "CLIPScore: the picture fits the prompt"
     source = "Hessel et al. 2021, 2104.08718; OpenAI's CLIP ViT-L/14"
 
     def __init__(
-        self, weights: str | None = None, architecture: str = f"{ARCHITECTURE}-quickgelu", device: str = "cpu"
+        self,
+        weights: str | None = None,
+        architecture: str = f"{ARCHITECTURE}-quickgelu",
+        text: str | None = None,
+        name: str = TARGET,
+        device: str = "cpu",
     ) -> None:
-        self.path = weights_file(self.name, weights, REPOSITORY, FILE)
+        self.name, self.text = name, text
+        self.path = weights_file(TARGET, weights, REPOSITORY, FILE)
         self.clip = OpenClip(architecture, device)
         self.token_limit = self.clip.token_limit
-        fill(self.name, self.clip.model, read_checkpoint(self.name, self.path), self.path)
+        if text is not None:
+            self.description, self.token_limit = f"CLIPScore: the picture fits {text!r}", None
+        fill(TARGET, self.clip.model, read_checkpoint(TARGET, self.path), self.path)
         self.clip.ready()
 
     @torch.no_grad()
     def __call__(self, pictures: list[Image.Image], prompts: list[str]) -> torch.Tensor:
+        prompts = prompts if self.text is None else [self.text] * len(pictures)
         cosine = (self.clip.embed_pictures(pictures) * self.clip.embed_prompts(prompts)).sum(1)
         return 100 * cosine.clamp_min(0).cpu()
 
@@ -42,4 +55,4 @@ class CLIPScore(Scorer):
         return self.clip.count_tokens(prompt)
 
     def weights_identity(self) -> list[str]:
-        return identity(self.path)
+        return identity(self.path) + ([] if self.text is None else [self.text])

@@ -160,7 +160,7 @@ class PixelDistanceScorer(EmojiScorer):
 
 def _index(style: str | None, styles: tuple[str, ...]) -> int:
     if style not in styles:
-        raise UserError(f"evaluation.target_style is {style!r}, but the emoji scorers know {', '.join(styles)}.")
+        raise UserError(f"target_style is {style!r}, but the emoji scorers know {', '.join(styles)}.")
     return styles.index(style)
 
 
@@ -171,5 +171,5 @@ def _named(prompt: str, words: tuple[str, ...]) -> int:
             return words.index(word)
     raise UserError(
         f"The prompt {prompt!r} names none of {', '.join(words)}, which the emoji scorers judge. Use prompts such as "
-        "'an apple on a blue background', or leave these scorers out of evaluation.scorers."
+        "'an apple on a blue background', or leave these scorers out."
     )

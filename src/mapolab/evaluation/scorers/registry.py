@@ -48,11 +48,16 @@ def build_scorers(
     Raises UserError for a name that does not exist, a setting that the scorer does not have, weights that are missing
     and two scorers of one name.
     """
-    scorers = [_build(entry, {"target_style": target_style, "device": device}) for entry in named]
+    scorers = [_build(entry, {"target_style": target_style, "device": device}, key) for entry in named]
     names = [scorer.name for scorer in scorers]
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise UserError(f"{key} has {twice} twice, which would be one column. Leave one out.")
     return scorers
+
+
+def check_scorers(evaluation: dict[str, Any]) -> None:
+    """Raise UserError if the scorers of this block cannot be loaded: a run that ends with them should not begin."""
+    build_scorers(evaluation["scorers"] or [], evaluation["target_style"])
 
 
 def check_names(named: list[Named], key: str = KEY) -> None:
@@ -61,7 +66,7 @@ def check_names(named: list[Named], key: str = KEY) -> None:
         _split(entry, key)
 
 
-def _split(entry: Named, key: str = KEY) -> tuple[str, dict[str, Any]]:
+def _split(entry: Named, key: str) -> tuple[str, dict[str, Any]]:
     settings = {"_target_": entry} if isinstance(entry, str) else dict(entry) if isinstance(entry, dict) else {}
     name = settings.pop("_target_", None)
     if name not in known_names():
@@ -78,16 +83,17 @@ def known_names() -> list[str]:
     return [*SCORERS, *(point.name for point in entry_points(group=GROUP) if point.name not in SCORERS)]
 
 
-def _build(entry: Named, surroundings: dict[str, Any]) -> Scorer:
-    name, settings = _split(entry)
+def _build(entry: Named, surroundings: dict[str, Any], key: str) -> Scorer:
+    name, settings = _split(entry, key)
     kind, preset = _class(name)
     known = inspect.signature(kind).parameters
-    if unknown := [key for key in settings if key not in known]:
-        options = ", ".join(key for key in known if key not in preset) or "none"
+    if unknown := [setting for setting in settings if setting not in known]:
+        options = ", ".join(setting for setting in known if setting not in preset) or "none"
         raise UserError(
             f"The scorer {name} has no setting {unknown[0]}.{did_you_mean(unknown[0], known)} Its settings: {options}."
         )
-    scorer = kind(**{key: value for key, value in surroundings.items() if key in known} | preset | settings)
+    given = {setting: value for setting, value in surroundings.items() if setting in known}
+    scorer = kind(**given | preset | settings)
     if not isinstance(scorer, Scorer):
         raise UserError(f"The entry point {name} is no mapolab.Scorer. Derive its class from it.")
     return scorer

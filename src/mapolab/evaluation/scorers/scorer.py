@@ -8,6 +8,7 @@ from functools import cached_property
 import torch
 from PIL import Image
 
+from mapolab.errors import RunError
 from mapolab.files import short_hash
 
 
@@ -33,6 +34,16 @@ class Scorer(ABC):
     @abstractmethod
     def __call__(self, pictures: list[Image.Image], prompts: list[str]) -> torch.Tensor:
         """pictures: B RGB pictures of any size; prompts: B texts -> (B,) float32."""
+
+    def judge_all(self, pictures: list[Image.Image], prompts: list[str]) -> list[float]:
+        """The scores as numbers. Raises RunError unless there is one for each picture."""
+        scores = torch.as_tensor(self(pictures, prompts))
+        if scores.shape != (len(pictures),):
+            raise RunError(
+                f"The scorer {self.name} gave scores of shape {tuple(scores.shape)} for {len(pictures)} pictures. It "
+                f"must return one number for each: ({len(pictures)},)."
+            )
+        return scores.tolist()
 
     def count_tokens(self, prompt: str) -> int:
         """Tokens of the whole prompt, with the special ones. Only called where there is a `token_limit`."""

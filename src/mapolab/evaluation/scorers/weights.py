@@ -19,7 +19,7 @@ def weights_file(scorer: str, weights: str | None, repository: str, name: str) -
 
     Raises UserError that says which file is missing and where to put it.
     """
-    where = f"scorers=[{{_target_: {scorer}, weights: <path of {name}>}}]"
+    where = f"{{_target_: {scorer}, weights: <path of {name}>}} in place of {scorer}"
     if weights is not None:
         path = Path(weights).expanduser()
         path = path / name if path.is_dir() else path
@@ -35,14 +35,18 @@ def weights_file(scorer: str, weights: str | None, repository: str, name: str) -
         ) from None
 
 
-def weights_folder(scorer: str, weights: str, setting: str = "weights") -> Path:
-    """The folder `weights`, or the snapshot of the hub's repository of that name. Raises UserError without either."""
+def weights_folder(scorer: str, weights: str, setting: str = "weights", option: str | None = None) -> Path:
+    """The folder `weights`, or the snapshot of the hub's repository of that name. Raises UserError without either.
+
+    option: how to give a folder, where it is not as a `setting` of the scorer.
+    """
     if Path(weights).expanduser().is_dir():
         return Path(weights).expanduser()
     if not is_hub_name(weights):
         raise UserError(f"The scorer {scorer} has no weights at {weights}: there is no such folder.")
     wanted = ["*.json", "*.txt", "*.safetensors"]
-    return fetch(weights, None, wanted, None, f"scorers=[{{_target_: {scorer}, {setting}: <its folder>}}]")
+    option = option or f"{{_target_: {scorer}, {setting}: <its folder>}} in place of {scorer}"
+    return fetch(weights, None, wanted, None, option)
 
 
 def read_checkpoint(scorer: str, path: Path) -> Any:

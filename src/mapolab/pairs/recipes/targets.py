@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from mapolab.pairs.drawing import Studio
 from mapolab.pairs.held_out import HeldOut
 from mapolab.pairs.material import Contest, Material, Picture
 from mapolab.pairs.recipes.drawn import Models
+from mapolab.paths import resolve
 
 
 def targets(config: dict[str, Any], held_out: HeldOut, models: Models = None) -> Material:
@@ -24,10 +25,11 @@ def targets(config: dict[str, Any], held_out: HeldOut, models: Models = None) ->
     rejected_prompt: what it draws instead, such as the class's name in place of a learned word; rejected_words: words
     of the caption to replace. Raises UserError for a picture that is broken or has no caption.
     """
-    folder = Path(config["targets"])
+    folder = Path(resolve(config["targets"]))
     found = read_targets(folder)
     kept = held_out(list(enumerate(found.items())), lambda item: item[1][1][0])
     studio = Studio(config, models, 1)
+    _check_words(config["rejected_words"], [caption for _, (_, (caption, _)) in kept])
     asked = [_rejected_prompt(caption, config) for _, (_, (caption, _)) in kept]
     settings = studio.settings(asked)
     seeds = studio.seeds()
@@ -77,6 +79,15 @@ def read_targets(folder: Path) -> dict[str, tuple[str, str]]:
 
 def _target(file: Path, digest: str) -> Picture:
     return Picture(digest[:40], file, "target")
+
+
+def _check_words(words: Sequence[Sequence[str]], captions: Sequence[str]) -> None:
+    """A word that is nowhere would be left in place without a word."""
+    for word, _ in words:
+        if not any(word in caption for caption in captions):
+            raise UserError(
+                f"rejected_words replaces {word!r}, which no caption holds, such as {captions[0]!r}. Correct the word."
+            )
 
 
 def _rejected_prompt(caption: str, config: Mapping[str, Any]) -> str:

@@ -33,7 +33,7 @@ class Rewards:
 
     def scores(self, pictures: list[Image.Image], prompts: list[str]) -> list[dict[str, float]]:
         """Each picture's score by each scorer. Raises RunError for one that is not finite."""
-        columns = {scorer.name: scorer(pictures, prompts).tolist() for scorer in self.scorers}
+        columns = {scorer.name: scorer.judge_all(pictures, prompts) for scorer in self.scorers}
         for name, values in columns.items():
             for value, prompt in zip(values, prompts, strict=True):
                 if not math.isfinite(value):
