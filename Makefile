@@ -17,9 +17,10 @@ study: $(VENV)/installed
 study-tasks: $(VENV)/installed-test
 	$(BIN)/python scripts/study_tasks.py
 
+# The default suite, on two cores: two processes of one thread each, and a file's tests stay in one of them.
 test: $(VENV)/installed-test
 	$(BIN)/ruff check
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 # SDXL's own UNet with random weights: about five minutes, 14 GB of memory, 5 GB of disk.
 test-full-size: $(VENV)/installed-test

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from textwrap import fill
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -16,6 +17,10 @@ from study_tasks_plan import METHODS, SEARCH_SEED, SEEDS, TASKS, TRIALS, Trial, 
 from study_tasks_scores import FOLDER, Scores
 
 DOCS = Path("docs")
+MARKS = (
+    "<!-- study of the tasks: written by `make study-tasks` -->",
+    "<!-- end of the study of the tasks -->",
+)  # methods.md
 TITLES = {
     "general": "General alignment",
     "safety": "Safety",
@@ -59,7 +64,12 @@ class TaskResult:
         return PairedBootstrap(self.scores.prompts(self.base))
 
     def mean(self, method: str) -> Estimate:
-        return self.bootstrap.mean(self.worth[method])
+        found = self.bootstrap.mean(self.worth[method])
+        return Estimate(found.value, max(found.low, 0.0), min(found.high, 1.0))
+
+    def wins(self, method: str) -> Estimate:
+        """The share of pictures that are worth more than the base's, ties as half."""
+        return self.bootstrap.win_rate(self.worth[method], self.worth["base"], higher_is_better=True)
 
     def differs(self, one: str, other: str) -> bool:
         """Whether the interval of the paired difference leaves out 0."""
@@ -83,15 +93,21 @@ def write_report() -> None:
     remarks = _remarks()
     sections = [section(result, remarks.get(result.name, "")) for result in results]
     template = Path(__file__).with_name("study_tasks_template.md").read_text(encoding="utf-8")
+    table_of_all = "\n".join(overview(results))
     text = template.format(
         missing=_missing([result.name for result in results]),
-        overview="\n".join(overview(results)),
+        overview=table_of_all,
         sections="\n\n".join(sections),
         search="\n".join(search_table(results)),
         search_seed=SEARCH_SEED,
         seeds=", ".join(map(str, SEEDS)),
     )
     files.write_text(DOCS / "study_tasks.md", text)
+    methods = (DOCS / "methods.md").read_text(encoding="utf-8")
+    before, rest = methods.split(MARKS[0])
+    files.write_text(
+        DOCS / "methods.md", f"{before}{MARKS[0]}\n\n{table_of_all}\n\n{MARKS[1]}{rest.split(MARKS[1])[1]}"
+    )
 
 
 def overview(results: list[TaskResult]) -> list[str]:
@@ -119,19 +135,19 @@ def table(result: TaskResult) -> list[str]:
     parts = [(category, column) for category, columns in kept.items() for column in columns]
     heads = [f"{category} {column}".strip().replace("_", " ") for category, column in parts]
     lines = [
-        f"| method | rate, strength | seeds | worth | {' | '.join(heads)} | training | peak memory |",
-        "|---|---:|---:|---:|" + "---:|" * (len(parts) + 2),
+        f"| method | rate, strength | seeds | worth | wins | {' | '.join(heads)} | training | peak memory |",
+        "|---|---:|---:|---:|---:|" + "---:|" * (len(parts) + 2),
     ]
     for method in result.worth:
         shown = [f"{result.part(method, column, category):.2f}" for category, column in parts]
         if method == "base":
-            about, cost = ["", ""], ["", ""]
+            about, wins, cost = ["", ""], "", ["", ""]
         else:
             first = result.runs[method][0]
             chosen = f"{first.rate:g}" + ("" if first.strength is None else f", {first.strength:g}")
-            about = [chosen, str(len(result.runs[method]))]
+            about, wins = [chosen, str(len(result.runs[method]))], _estimate(result.wins(method))
             cost = [f"{result.cost(method, 'wall_seconds'):.0f} s", f"{result.cost(method, 'peak_memory_gib'):.2f} GiB"]
-        cells = [METHOD_NAMES[method], *about, _estimate(result.mean(method)), *shown, *cost]
+        cells = [METHOD_NAMES[method], *about, _estimate(result.mean(method)), wins, *shown, *cost]
         lines.append(f"| {' | '.join(cells)} |")
     return lines
 
@@ -174,12 +190,13 @@ def draw_wall(result: TaskResult) -> None:
     size, left, top = 80, 96, 30
     sheet = Image.new("RGB", (left + size * len(columns), top + size * len(rows)), "white")
     pen = ImageDraw.Draw(sheet)
+    for line, index in enumerate(rows):
+        pen.multiline_text((3, top + size * line + 6), fill(runs["base"]["rows"][index]["prompt"], 15), "black")
     for column, (method, run) in enumerate(runs.items()):
         heading = METHOD_NAMES[method].replace("(reference program)", "program")
-        pen.multiline_text((left + size * column + 3, 3), _wrapped(heading, 12), "black")
+        pen.multiline_text((left + size * column + 3, 3), fill(heading, 12), "black")
         for line, index in enumerate(rows):
             y = top + size * line
-            pen.multiline_text((3, y + 6), _wrapped(runs["base"]["rows"][index]["prompt"], 15), "black")
             with Image.open(run["pictures"][index]) as picture:
                 enlarged = picture.convert("RGB").resize((size - 2, size - 2), Image.Resampling.NEAREST)
                 sheet.paste(enlarged, (left + size * column, y))
@@ -216,12 +233,3 @@ def _estimate(found: Estimate) -> str:
 
 def _joined(names: list[str]) -> str:
     return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
-
-
-def _wrapped(text: str, width: int) -> str:
-    lines = [""]
-    for word in text.split():
-        if len(lines[-1]) + len(word) >= width:
-            lines.append("")
-        lines[-1] = f"{lines[-1]} {word}".strip()
-    return "\n".join(lines)

@@ -125,7 +125,8 @@ def _models_of(entry: Any, output_root: Path) -> list[EvaluatedModel]:
     if (path / "manifest.json").is_file() and not path.name.startswith("base-"):
         config_of_finished_run(path)  # says what is wrong with it
     pipeline = (path / "model_index.json").is_file() or (path.suffix == ".safetensors" and path.is_file())
-    if entry.startswith(BUILTIN) or pipeline or (is_hub_name(entry) and not path.exists()):
+    below_ours = path.parent.resolve() == output_root.resolve()  # a run that is not there reads like a name on the hub
+    if entry.startswith(BUILTIN) or pipeline or (is_hub_name(entry) and not path.exists() and not below_ours):
         return [_described({"pretrained": entry}, output_root)]
     raise UserError(
         f"models={entry} is no finished run, no pipeline (a folder with model_index.json, a .safetensors file, or a "

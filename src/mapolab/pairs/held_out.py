@@ -56,6 +56,7 @@ class HeldOut:
             raise UserError(
                 f"{len(found)} of {len(items)} captions, such as {caption(found[0])[:80]!r}, stand in "
                 f"held_out={self.name} or share its images: what is trained on these pairs would be judged by what it "
-                "saw. Give other prompts, or set drop_held_out=true to leave these out."
+                "saw. Give other prompts, or set drop_held_out=true to leave these out (`mapolab iterate`: "
+                "data.allow_overlap=true keeps them)."
             )
         return kept
