@@ -20,7 +20,7 @@ DOCS = Path("docs")
 MARKS = (
     "<!-- study of the tasks: written by `make study-tasks` -->",
     "<!-- end of the study of the tasks -->",
-)  # methods.md
+)  # of docs/methods.md
 TITLES = {
     "general": "General alignment",
     "safety": "Safety",
