@@ -79,6 +79,7 @@ def _make(
         return _say(processes, f"The pairs in {folder.path} are finished.")
     store, group = store_of(config), config["batch_size"] or material.batch_size
     new = draw_sheets(material.sheets, store, group, processes)
+    processes.barrier()  # a process scores what others have drawn, too
     scored = score_material(scorers, material, store, group, processes)
     processes.barrier()
     judge = Judge(config, scorers, len(ranked_by), filters, store)
