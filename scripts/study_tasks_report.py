@@ -96,7 +96,7 @@ def write_report() -> None:
     table_of_all = "\n".join(overview(results))
     text = template.format(
         missing=_missing([result.name for result in results]),
-        overview=table_of_all,
+        overview=f"{table_of_all}\n\n{remarks.get('overall', '')}".strip(),
         sections="\n\n".join(sections),
         search="\n".join(search_table(results)),
         search_seed=SEARCH_SEED,
