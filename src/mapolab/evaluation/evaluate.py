@@ -60,7 +60,8 @@ def evaluate(config: dict[str, Any]) -> list[Path]:
 
 def _bases(models: list[EvaluatedModel], output_root: Path) -> dict[Path, EvaluatedModel]:
     """The base of each run, by the run's folder."""
-    return {model.folder.resolve(): base_of(model.run, output_root) for model in models if model.run is not None}
+    runs = [model for model in models if model.run is not None]
+    return {model.folder.resolve(): base_of(model.run, output_root, model.began) for model in runs}
 
 
 class Evaluation:

@@ -19,9 +19,11 @@ from mapolab.errors import UserError
 from mapolab.evaluation.store import content_key
 from mapolab.hashes import file_hashes
 from mapolab.models.hub import fetch, is_hub_name
+from mapolab.models.learned_token import TOKEN_FILE, learned_token
 from mapolab.models.pipeline_folder import PipelineFolder
 from mapolab.models.sdxl import SDXL
 from mapolab.paths import BUILTIN, resolve
+from mapolab.runs import changed_parts, final_weights
 
 SDXL_BASE = "stabilityai/stable-diffusion-xl-base-1.0"
 PUBLISHED = "published:"
@@ -51,7 +53,8 @@ class EvaluatedModel:
 
     folder: where its evaluations go. config: its blocks `model` and `diffusion`, as a run's config has them.
     weights: a folder with a UNet or LoRA in place of the base's, or a LoRA's file; None for the base itself.
-    run: the run's whole config; None for other models. variant: of the UNet's files in `weights`.
+    run: the run's whole config; None for other models. variant: of the UNet's files in `weights`. began: a hash of
+    each part of the model that the run started from, as its manifest has them; None where it is not known.
     """
 
     label: str
@@ -61,6 +64,7 @@ class EvaluatedModel:
     weights: Path | None = None
     run: dict[str, Any] | None = None
     variant: str | None = None
+    began: dict[str, str] | None = None
 
     @property
     def name(self) -> str:
@@ -86,10 +90,19 @@ class EvaluatedModel:
         return content_key([DRAWING_VERSION, base, own, self.sdxl.scheduler_config()])
 
     def check(self) -> None:
-        """Raise UserError for what cannot draw: each part of it must be whole. Draws and keeps nothing."""
+        """Raise UserError for what cannot draw: each part of it must be whole, and what a run started from."""
         self.sdxl.check_parts(unet=self.own_unet is None)
-        if self.own_unet is None:
-            return
+        if changed := changed_parts(self.began, self.sdxl.files(unet=self.own_unet is None)):
+            raise UserError(
+                f"{self.name} started from other files than {self.sdxl.pretrained} has now: its {', '.join(changed)} "
+                "has changed since. Put the files back; what they are now is no base of that run."
+            )
+        if self.run and learned_token(self.run["model"].get("lora")) and not (self.weights / TOKEN_FILE).is_file():
+            raise UserError(f"The run in {self.folder} learned a token, but {self.weights / TOKEN_FILE} is gone.")
+        if self.own_unet is not None:
+            self._check_unet()
+
+    def _check_unet(self) -> None:
         self.own_unet.check(UNet2DConditionModel, "")
         defaults = inspect.signature(UNet2DConditionModel.__init__).parameters
         for key in FITTING:
@@ -116,11 +129,6 @@ def lora_files(weights: Path | None) -> list[Path]:
     return [*own, *([settings] if settings.is_file() else [])]
 
 
-def final_weights(run: Path) -> Path | None:
-    """The folder of a finished run's weights: `unet/` or `lora/`; None if it has neither."""
-    return next((run / name for name in ("unet", "lora") if (run / name).is_dir()), None)
-
-
 def config_of_finished_run(run: Path) -> dict[str, Any]:
     """The resolved config of the run in this folder. Raises UserError unless the run is finished."""
     if not (run / "manifest.json").is_file() or not (run / "config.yaml").is_file():
@@ -132,8 +140,8 @@ def config_of_finished_run(run: Path) -> dict[str, Any]:
         raise UserError(f"The run in {run} is {status}, not finished. Give its `mapolab train` command again first.")
     if final_weights(run) is None:
         raise UserError(
-            f"The run in {run} is finished, but its weights are gone: it has neither a folder unet nor lora. Put it "
-            "back, or remove the run's folder and train it again."
+            f"The run in {run} is finished, but its weights are gone: it has neither a folder unet nor lora with any. "
+            "Put it back, or give its `mapolab train` command again, which goes on from its last checkpoint."
         )
     return OmegaConf.to_container(OmegaConf.load(run / "config.yaml"), resolve=True)
 
@@ -151,9 +159,9 @@ def find_models(named: str | list[Any], output_root: Path) -> list[EvaluatedMode
     return list({model.folder.resolve(): model for model in models}.values())
 
 
-def base_of(run: dict[str, Any], output_root: Path) -> EvaluatedModel:
+def base_of(run: dict[str, Any], output_root: Path, began: dict[str, str] | None = None) -> EvaluatedModel:
     """The model that a run started from."""
-    return _plain("base", run["model"], output_root, run.get("diffusion"))
+    return replace(_plain("base", run["model"], output_root, run.get("diffusion")), began=began)
 
 
 def _models_of(entry: Any, output_root: Path) -> list[EvaluatedModel]:
@@ -184,7 +192,8 @@ def model_of_run(folder: Path) -> EvaluatedModel:
     """Raises UserError unless the run in this folder is finished, with its weights."""
     config = config_of_finished_run(folder)
     manifest = files.read_json(folder / "manifest.json")
-    return EvaluatedModel(manifest["label"], manifest["seed"], folder, config, final_weights(folder), config)
+    weights, began = final_weights(folder), manifest.get("model_files")
+    return EvaluatedModel(manifest["label"], manifest["seed"], folder, config, weights, config, began=began)
 
 
 def _published(name: str, output_root: Path) -> EvaluatedModel:

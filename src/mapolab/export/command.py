@@ -12,7 +12,7 @@ from safetensors import safe_open
 
 from mapolab.errors import UserError
 from mapolab.evaluation.generation import add_token, load_pipeline
-from mapolab.evaluation.models import EvaluatedModel, config_of_finished_run, final_weights, is_lora
+from mapolab.evaluation.models import EvaluatedModel, is_lora, model_of_run
 from mapolab.export.card import model_card, token_use
 from mapolab.export.formats import write_kohya, write_lora, write_pipeline, write_single_file, write_token, write_unet
 from mapolab.files import read_json, write_json, write_text
@@ -27,14 +27,14 @@ NEEDS_LORA = ("lora", "kohya")
 def export(config: dict[str, Any]) -> Path:
     """Write the folder `to`. Raises UserError where the run has not what a format needs, or the upload is refused."""
     run, target = Path(config["run"]), Path(config["to"])
-    run_config = config_of_finished_run(run)
-    weights = final_weights(run)
+    model = model_of_run(run)
+    model.check()
+    run_config, weights = model.run, model.weights
     formats = _formats(config["formats"], is_lora(weights), run)
     _check_unet(formats, run_config["model"].get("lora"), run)
     if target.exists() and any(target.iterdir()):
         raise UserError(f"{target} exists and is not empty. Remove it, or give another folder as to=...")
     with FolderWriter(target) as folder:
-        model = EvaluatedModel("run", None, run, run_config, weights, run_config)
         _write(folder, formats, model, weights, DTYPES[config["dtype"]], config["name"] or target.name)
         manifest = read_json(run / "manifest.json")
         write_json(folder / "run_manifest.json", manifest)

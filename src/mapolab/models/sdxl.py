@@ -146,6 +146,11 @@ class SDXL:
         files = {part: self.identity_of(part) for part in ("unet", "vae", *TEXT_PARTS) if unet or part != "unet"}
         return files | {"empty_prompt_is_zero": self.empty_prompt_is_zero}
 
+    def files(self, unet: bool = True) -> dict[str, str]:
+        """A hash of all that is read of each part, the scheduler among them, for a run's manifest."""
+        read = self.identity(unet) | {"scheduler": self.parts.config("scheduler")}
+        return {part: short_hash(content) for part, content in read.items()}
+
     @cached_property
     def encoder_identity(self) -> str:
         """Names the weights of VAE and text encoders and their precision, so that what they encoded is found again."""

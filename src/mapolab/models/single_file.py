@@ -36,7 +36,7 @@ class SingleFile:
 
     def index(self) -> dict[str, Any]:
         """The lending pipeline's index, once the file itself is known to be SDXL."""
-        if fault := _fault(self.names):
+        if fault := _fault(self.header):
             raise UserError(f"model.pretrained={self.name} {fault}. Give an SDXL checkpoint.")
         return self.configs.index()
 
@@ -46,9 +46,9 @@ class SingleFile:
         config = self.configs.config(part)
         if part != "scheduler":
             return config
-        if "v_pred" in self.names:
+        if "v_pred" in self.header:
             config |= {"prediction_type": "v_prediction"}
-            return config | ({"rescale_betas_zero_snr": True} if "ztsnr" in self.names else {})
+            return config | ({"rescale_betas_zero_snr": True} if "ztsnr" in self.header else {})
         return config if config.get("prediction_type") == "v_prediction" else config | {"prediction_type": None}
 
     def tokenizer(self, part: str) -> CLIPTokenizer:
@@ -78,8 +78,8 @@ class SingleFile:
         return Path(self.name).expanduser()
 
     @cached_property
-    def names(self) -> frozenset[str]:
-        """Of all tensors in the file."""
+    def header(self) -> frozenset[str]:
+        """The names of all tensors in the file."""
         with opened(self.path) as content:
             return frozenset(content.keys())
 
@@ -115,15 +115,15 @@ def _digest(weights: WeightFiles) -> str:
     return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
 
 
-def _fault(names: frozenset[str]) -> str | None:
+def _fault(header: frozenset[str]) -> str | None:
     """Why a file with these tensors is no SDXL checkpoint; None if it is one."""
-    has = {prefix: any(name.startswith(prefix) for name in names) for prefix in PREFIXES.values()}
+    has = {prefix: any(name.startswith(prefix) for name in header) for prefix in PREFIXES.values()}
     if not all(has.values()):
-        if any(name.startswith("cond_stage_model.") for name in names):
+        if any(name.startswith("cond_stage_model.") for name in header):
             return "is a Stable Diffusion 1 or 2 checkpoint (it has one text encoder, under cond_stage_model)"
-        if has[PREFIXES["unet"]] and any(name.startswith("conditioner.embedders.0.model.") for name in names):
+        if has[PREFIXES["unet"]] and any(name.startswith("conditioner.embedders.0.model.") for name in header):
             return "is the SDXL refiner (its only text encoder is the larger one)"
-        if any(name.startswith(("down_blocks.", "unet.down_blocks.")) for name in names):
+        if any(name.startswith(("down_blocks.", "unet.down_blocks.")) for name in header):
             return (
                 "holds a UNet in diffusers' layout, which is given as a folder with its config.json: models=[{unet: "
                 "<folder>}]"
@@ -131,7 +131,7 @@ def _fault(names: frozenset[str]) -> str | None:
         lacking = next(prefix for prefix, there in has.items() if not there)
         return f"has no tensors under {lacking}, so it is no whole SDXL checkpoint in the original key layout"
     known = tuple(PREFIXES.values())
-    strange = sorted(name for name in names if not name.startswith(known) and not NEEDLESS.fullmatch(name))
+    strange = sorted(name for name in header if not name.startswith(known) and not NEEDLESS.fullmatch(name))
     if strange:
         others = f" and {len(strange) - 1} other tensors" if len(strange) > 1 else ""
         return f"holds {strange[0]}{others}, which no part of SDXL reads, so it is another kind of model"
