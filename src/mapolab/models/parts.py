@@ -37,7 +37,7 @@ def build(kind: type[nn.Module], config: dict[str, Any], where: str) -> nn.Modul
     Raises UserError for a config of another class, of quantised weights, or of no model at all.
     """
     if (name := config.get("_class_name", kind.__name__)) != kind.__name__:
-        raise UserError(f"The {where} is a {name}, but SDXL has a {kind.__name__}. Name one of an SDXL model.")
+        raise UserError(f"The {where} has the class {name}, but SDXL's is {kind.__name__}. Give an SDXL model's.")
     for key in ("quantization_config", "transformers_weights"):
         if config.get(key):
             raise UserError(f"The config of the {where} has {key}, which mapolab cannot read. Give plain weights.")
