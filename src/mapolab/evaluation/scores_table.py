@@ -143,13 +143,13 @@ def read_scores(folder: Path) -> ScoresTable:
 
 
 def _check_with_settings(file: Path, rows: int) -> None:
-    """settings.json beside the table, where it is there, knows how many rows there are and what scorers are called."""
+    """settings.json beside the table, where it is there, knows how many rows there must be, and the scorers."""
     try:
         settings = files.read_json(file.with_name("settings.json"))
     except (OSError, ValueError):
         return
     expected = settings["prompt_count"] * settings.get("images_per_prompt", 1)
-    if rows != expected:
+    if rows < expected:
         raise _broken(file, f"has {rows} rows of {expected}")
     if taken := next((scorer["name"] for scorer in settings["scorers"] if scorer["name"] in OWN), None):
         raise _broken(file, f"has a scorer called {taken}, which is a column of the table itself: rename that scorer")
