@@ -143,10 +143,10 @@ def _check_with_settings(file: Path, rows: int) -> None:
         settings = files.read_json(file.with_name("settings.json"))
     except (OSError, ValueError):
         return
-    expected = settings["prompt_count"] * settings.get("images_per_prompt", 1)
+    expected = settings.get("prompt_count", 0) * settings.get("images_per_prompt", 1)
     if rows < expected:
         raise _broken(file, f"has {rows} rows of {expected}")
-    if taken := next((scorer["name"] for scorer in settings["scorers"] if scorer["name"] in OWN), None):
+    if taken := next((scorer["name"] for scorer in settings.get("scorers", []) if scorer["name"] in OWN), None):
         raise _broken(file, f"has a scorer called {taken}, which is a column of the table itself: rename that scorer")
 
 
