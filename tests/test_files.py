@@ -1,5 +1,6 @@
 """Files are whole or absent; assets are found, and their absence is explained."""
 
+import csv
 import os
 from pathlib import Path
 
@@ -27,6 +28,15 @@ def test_a_new_file_has_the_permissions_that_open_would_give(tmp_path: Path) -> 
     files.write_text(tmp_path / "new", "x")
     (tmp_path / "opened").write_text("x")
     assert (tmp_path / "new").stat().st_mode == (tmp_path / "opened").stat().st_mode
+
+
+def test_a_table_is_read_as_it_was_written(tmp_path: Path) -> None:
+    lines = [["a", "b"], ['say "hi", fox', "\r"], ["two\nlines\r\n", ""], [" x ", "\u2028\x85\x0b"]]
+    files.write_csv(tmp_path / "table.csv", lines)
+    with open(tmp_path / "table.csv", encoding="utf-8", newline="") as opened:
+        assert list(csv.reader(opened)) == lines
+    files.write_csv(tmp_path / "table.csv", [[None, 1, 0.5]])
+    assert (tmp_path / "table.csv").read_bytes() == b",1,0.5\n"
 
 
 def test_a_short_hash_does_not_depend_on_the_order_of_keys() -> None:

@@ -59,6 +59,12 @@ def test_data_without_splits(tmp_path):
         names(tmp_path, "train")
 
 
+def test_endings_count_in_any_case(mirror):
+    (mirror / PICKAPIC[1]).rename(mirror / PICKAPIC[1].replace(".parquet", ".PARQUET"))
+    assert names(mirror, "train") == [PICKAPIC[0], PICKAPIC[1].replace(".parquet", ".PARQUET")]
+    assert locate(str(mirror), "train", None).missing == ()
+
+
 def test_parts_that_are_not_there_are_missing(mirror):
     (mirror / PICKAPIC[1]).unlink()
     assert locate(str(mirror), "train", None).missing == ("data/train-00001-of-00002.parquet",)

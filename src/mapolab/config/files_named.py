@@ -40,7 +40,7 @@ def check_model(model: dict[str, Any]) -> None:
 def check_data(path: str, key: str = "data.path") -> None:
     """What can only be a path exists; URLs and names on the hub are left to the reader."""
     elsewhere = "://" in path or (path.count("/") == 1 and not path.startswith((".", "/", "~")))
-    if not Path(resolve(path)).exists() and (path.endswith(".parquet") or not elsewhere) and "://" not in path:
+    if not Path(resolve(path)).exists() and (path.lower().endswith(".parquet") or not elsewhere) and "://" not in path:
         raise UserError(
             f"{key}={path} does not exist. Name a parquet file, a folder of them or of image pairs, a URL, or a "
             "data set on the hub (owner/name)."
@@ -50,7 +50,7 @@ def check_data(path: str, key: str = "data.path") -> None:
 def check_prompts(path: str | None, key: str = "evaluation.prompts") -> None:
     """The file of prompts of the later evaluation, if one is named, exists; a data set is left to its reader."""
     kinds = (".csv", ".tsv", ".txt", ".json", ".jsonl")
-    if path is not None and Path(path).suffix in kinds and not Path(resolve(path)).is_file():
+    if path is not None and Path(path).suffix.lower() in kinds and not Path(resolve(path)).is_file():
         raise UserError(f"{key}={path} does not exist. Name a CSV file with a column prompt.")
 
 

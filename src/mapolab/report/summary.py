@@ -123,7 +123,7 @@ def compare_methods(base: Method, methods: list[Method], samples: int, confidenc
 
 def _everyone_has(scorer: str, methods: list[Method]) -> bool:
     """Scorers that only some were judged by are left out of the comparison."""
-    return all(scorer in run.pictures[0] for method in methods for run in method.runs)
+    return all(scorer in run.table.scorers for method in methods for run in method.runs)
 
 
 def _summarise(about: dict, bootstrap: PairedBootstrap, base: Method, methods: list[Method]) -> ScoreSummary:

@@ -15,7 +15,7 @@ from mapolab.paths import resolve
 
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 # train-00012-of-00645-0123456789abcdef.parquet, as the datasets library writes it
-PART = re.compile(r"(?P<split>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})(-[0-9a-f]+)?\.parquet")
+PART = re.compile(r"(?P<split>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})(-[0-9a-f]+)?\.(?i:parquet)")
 USUAL_SPLITS = {"train", "validation", "test", "valid", "val", "dev"}
 # What stores call the thing that changes with a file's content.
 VERSIONS = ("etag", "ETag", "blob_id", "md5Hash", "LastModified", "last_modified", "mtime", "created")
@@ -51,12 +51,17 @@ def locate(path: str, split: str | None, revision: str | None) -> Located:
     if not files:
         raise UserError(f"data.path={path} has no parquet file. Correct the path.")
     files = _of_split(path, sorted(files, key=lambda file: file.name), split)
-    return Located(tuple(files), () if path.endswith(".parquet") else _missing(files), remote)
+    return Located(tuple(files), () if _is_parquet(path) else _missing(files), remote)
+
+
+def _is_parquet(name: str) -> bool:
+    """By its ending, in any case: a part called .PARQUET would be left out without a word."""
+    return name.lower().endswith(".parquet")
 
 
 def _local_files(path: Path) -> list[DataFile]:
     root = path if path.is_dir() else path.parent
-    found = sorted(path.rglob("*.parquet")) if path.is_dir() else [path]
+    found = sorted(file for file in path.rglob("*") if _is_parquet(file.name)) if path.is_dir() else [path]
     stats = ((file, file.stat()) for file in found)
     return [
         DataFile(file.relative_to(root).as_posix(), str(file), stat.st_size, str(stat.st_mtime_ns))
@@ -78,7 +83,7 @@ def _remote_files(path: str, revision: str | None) -> list[DataFile]:
             f"data.path={path} is not there, or not for you ({' '.join(str(error).split())[:200] or 'not found'}). "
             "Check the name, data.revision and your access (hub: `hf auth login`)."
         ) from None
-    found = {name: entry for name, entry in entries.items() if name.endswith(".parquet")}
+    found = {name: entry for name, entry in entries.items() if _is_parquet(name)}
     with ThreadPoolExecutor(READERS) as readers:
         return list(readers.map(lambda item: _remote_file(filesystem, root, *item), found.items()))
 
