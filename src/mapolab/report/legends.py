@@ -27,8 +27,8 @@ def difference_legend(comparison: Comparison) -> str:
     units = "clusters" if comparison.clustered else "prompts"
     return (
         f"Paired by prompt and seed. d: the mean difference in standard deviations of the {units}' differences. p: "
-        "that there is no difference, the level at which the mean's interval ends at 0, corrected by Holm over this whole "
-        "table. Found from: the smallest difference that so many prompts and training seeds find in four of five "
+        "that there is no difference, the level at which the mean's interval ends at 0, corrected by Holm over this "
+        "whole table. Found from: the smallest difference that so many prompts and training seeds find in four of five "
         "studies. Prompts needed: to find a difference as large as the one seen; where that is more than the prompts "
         "there were, 125 (of 96), no difference found may mean too few prompts. A dash: no number of prompts would do,"
         f"{too_unlike} there is no difference; or nothing can be told: no spread, or fewer than {MINIMUM} {units}."
