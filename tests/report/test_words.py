@@ -24,7 +24,7 @@ def test_what_each_method_did(three_methods) -> None:
     assert told["MaPO"].startswith("raised style to 0.7")
     assert "concept did not change in any picture" in told["MaPO"]
     assert "pixel distance fell by" in told["MaPO"] and "(better)" in told["MaPO"]
-    assert "concept fell by 0." in told["Diffusion-DPO"]
+    assert "concept did not change measurably" in told["Diffusion-DPO"]
     assert "pixel distance rose by" in told["Diffusion-DPO"] and "(worse)" in told["Diffusion-DPO"]
     assert opening(comparison()).startswith("The base model scores 0.1")
 
@@ -62,9 +62,8 @@ def test_too_few_prompts_are_said_and_nothing_claimed(tmp_path, monkeypatch, pro
     workshop.base()
     workshop.run("mapo")
     compared = comparison()
-    assert caveat(compared).startswith(
-        f"{prompts} prompt"
-    ) and "too few for intervals and p-values: it takes 6" in caveat(compared)
+    assert caveat(compared).startswith(f"{prompts} prompt")
+    assert "too few for intervals and p-values: it takes 6" in caveat(compared)
     for score in compared.scores:
         assert score.verdict("mapo beta=8") == "unknown" and score.p_adjusted["mapo beta=8"] is None
         assert not score.mean["base"].known and not score.win_is_clear("mapo beta=8", "base")
@@ -76,13 +75,13 @@ def test_clusters_are_counted_and_runs_that_disagree_on_them_refused(three_metho
     files = sorted(Path("outputs").rglob("scores.csv"))
     for file in files:
         rows = read_rows(file)
-        lines = [",".join([*row.values(), f"shape {int(row['index']) // 2}"]) for row in rows]
+        lines = [",".join([*row.values(), f"group {int(row['index']) // 2}"]) for row in rows]
         file.write_text("\n".join([",".join([*rows[0], "cluster"]), *lines]) + "\n")
     compared = comparison()
     assert (compared.over, compared.clusters) == ("12 prompts in 6 clusters", 6)
     assert "over 12 prompts in 6 clusters" in caveat(compared)
     assert compared.scores[0].against["sft"]["base"].clusters == 6
-    files[0].write_text(files[0].read_text().replace("shape 5", "shape 0"))
+    files[0].write_text(files[0].read_text().replace("group 5", "group 0"))
     with pytest.raises(UserError, match="do not agree on the column cluster"):
         comparison()
 
@@ -92,7 +91,7 @@ def test_who_is_ahead(three_methods) -> None:
     assert leader(comparison()).endswith("MaPO is ahead of the other methods, but not measurably of Diffusion-DPO.")
     score = comparison().scores[0]
     pair = score.against["mapo beta=8"]["diffusion_dpo beta=8"]
-    assert pair.p_value < 0.05 / 2 and not score.differs("mapo beta=8", "diffusion_dpo beta=8")
+    assert pair.p_value < 0.05 and not score.differs("mapo beta=8", "diffusion_dpo beta=8")
     assert score.differs("mapo beta=8", "base") and score.verdict("mapo beta=8") == "better"
     assert leader(comparison("outputs/emoji_style/mapo-*")) is None
 
