@@ -125,7 +125,7 @@ class PairedStatistics:
         tail = (1 + self.confidence) / 2
         reach = float(special.stdtrit(freedom, tail)) * math.sqrt((above**2).sum()) / self.prompts
         low, high = _quantiles(np.sort(differences), 0.5 - reach, 0.5 + reach)
-        seeds = mean.spread.reach_of_seeds(tail)
+        seeds = math.sqrt(mean.spread.squares(tail)[1])
         low, high = value - math.hypot(value - low, seeds), value + math.hypot(high - value, seeds)
         return Estimate(value, max(low, min(mean.bounds[0], value)), min(high, max(mean.bounds[1], value)))
 
