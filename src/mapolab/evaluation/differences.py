@@ -26,7 +26,8 @@ class Difference:
     of pictures, which add up to 1. effect_size: mean difference in standard deviations of the clusters' differences
     (Cohen's d_z; 0.2 is called small, 0.5 medium, 0.8 large). p_value: of a mean difference of 0, two-sided;
     p_value_wins: of a win rate of one half. None where nothing can be told; why: the reason, for the mean and what
-    comes from it. level: at which `detectable` and `clusters_needed` would find a difference.
+    comes from it. level: at which `detectable` and `clusters_needed` would find a difference. largest: the largest
+    difference that the scorer can give.
     """
 
     mean: Estimate
@@ -42,6 +43,7 @@ class Difference:
     clusters: int
     spread: Spread
     level: float
+    largest: float
 
     @property
     def why(self) -> str | None:
@@ -49,8 +51,12 @@ class Difference:
 
     @cached_property
     def detectable(self) -> float | None:
-        """The smallest difference, as a size, that these clusters and training seeds find in `POWER` of all cases."""
-        return None if self.why else detectable(self.spread, self.level)
+        """The smallest difference, as a size, that these clusters and training seeds find in `POWER` of all cases.
+
+        None where the scorer cannot give one so large, or nothing can be told.
+        """
+        found = None if self.why else detectable(self.spread, self.level)
+        return None if found is None or found > self.largest else found
 
     @cached_property
     def clusters_needed(self) -> int | None:
@@ -95,6 +101,7 @@ def compare(
         spread=mean.spread,
         # Holm's strictest step, which the first of several differences has to pass.
         level=(1 - statistics.confidence) / compared,
+        largest=max(abs(bound) for bound in mean.bounds),
     )
 
 

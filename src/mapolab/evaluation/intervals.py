@@ -208,7 +208,7 @@ def widening(skewness: np.ndarray | float, freedom: float) -> np.ndarray:
     negative; at least 1.
 
     Where Hall's (1992) cubic transformation puts the t of a 95% interval. The same at every level: further out it would
-    take most of what small samples can show. It lengthens and never shortens, which covered 93% where tails are as heavy
+    take most of what small samples can show. It lengthens and never shortens: that covered 93% where tails are as heavy
     as those of t with three degrees of freedom.
     """
     skewness = np.where(np.abs(skewness) < 1e-6, 1e-6, skewness)
