@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import pytest
-from tests.report.conftest import Workshop
 
 from mapolab.errors import UserError
 from mapolab.evaluation.intervals import Estimate
@@ -56,9 +55,8 @@ def test_a_change_without_spread_is_no_finding(workshop) -> None:
 
 
 @pytest.mark.parametrize("prompts", [1, 2, 5])
-def test_too_few_prompts_are_said_and_nothing_claimed(tmp_path, monkeypatch, prompts: int) -> None:
-    monkeypatch.chdir(tmp_path)
-    workshop = Workshop(Path("outputs/emoji_style"), prompts)
+def test_too_few_prompts_are_said_and_nothing_claimed(workshop, prompts: int) -> None:
+    workshop = type(workshop)(workshop.root, prompts)
     workshop.base()
     workshop.run("mapo")
     compared = comparison()
