@@ -70,6 +70,17 @@ def test_power_is_what_it_is_said_to_be(simulation, clusters: int, seeds: int) -
     )
 
 
+def test_what_could_be_found_is_told_at_holms_strictest_step() -> None:
+    random = np.random.default_rng(9)
+    method, base = scores(random.normal(0.3, 1, 40), (-9, 9)), scores(np.zeros(40), (-9, 9))
+    one, of_many = (compare(PairedStatistics(np.arange(40)), method, base, True, compared) for compared in (1, 52))
+    assert of_many.detectable == detectable(one.spread, 0.05 / 52) > 1.4 * one.detectable
+    assert of_many.clusters_needed > 1.5 * one.clusters_needed and of_many.p_value == one.p_value
+    # A score that cannot differ by so much.
+    narrow = [scores(one.values / 100, (-0.001, 0.001)) for one in (method, base)]
+    assert compare(PairedStatistics(np.arange(40)), *narrow, True).detectable is None
+
+
 def test_no_number_of_prompts_outweighs_seeds_that_differ_too_much() -> None:
     seeds = Spread(Part(0.01, 19), Part(0.04, 2), 0.0)
     assert clusters_needed(0.3, seeds, 0.05) is None and detectable(seeds, 0.05) > 0.8

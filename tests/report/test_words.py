@@ -90,6 +90,10 @@ def test_who_is_ahead(three_methods) -> None:
     score = comparison().scores[0]
     pair = score.against["mapo beta=8"]["diffusion_dpo beta=8"]
     assert pair.p_value < 0.05 and not score.differs("mapo beta=8", "diffusion_dpo beta=8")
+    # What could be found is told at the same strictness: three methods, or six pairs, by three scorers.
+    assert score.against["mapo beta=8"]["base"].level == pytest.approx(0.05 / 9) and pair.level == pytest.approx(
+        0.05 / 18
+    )
     assert score.differs("mapo beta=8", "base") and score.verdict("mapo beta=8") == "better"
     assert leader(comparison("outputs/emoji_style/mapo-*")) is None
 

@@ -73,8 +73,8 @@ class PairedStatistics:
         astray = self._cluster_of_prompt[self._prompt_of_picture] != self._cluster_of_picture
         if astray.any():
             raise UserError(
-                f"The prompt {str(np.asarray(prompts)[astray][0])!r} stands in two clusters. Give all rows of a prompt one "
-                "value in the column cluster."
+                f"The prompt {str(np.asarray(prompts)[astray][0])!r} stands in two clusters. Give all rows of a "
+                "prompt one value in the column cluster."
             )
         self._effective = 1 / float((self._weights**2).sum())  # as many clusters of one size would tell as much
 
