@@ -3,28 +3,51 @@
 1. Search: each method trains with six settings; the best on validation captions is taken (`chosen`).
 2. Seeds: each method trains with its setting from five seeds, and is judged on the 96 test captions.
 3. Mismatch: how far the base's pictures are from the preferred ones, by the features of a network.
-4. Comparison: one for each mismatch, and docs/study.md from all three.
+4. Comparison: a page for each mismatch, docs/study with the scores of every picture, and docs/study.md from these.
 
 Everything resumes: what is finished is not done again, and a stopped run continues where it was.
+
+    python scripts/study.py --scores    docs/study takes over what the final runs scored, and docs/study.md is written
+    python scripts/study.py --report    only docs/study.md and the part of README.md, from docs/study
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 from commands import mapolab
 from mapolab import files
 from mapolab.evaluation.scores_table import read_scores
 from study_plan import MISMATCHES, OBJECTIVES, SEARCH_SEED, SEEDS, STUDY, Trial, final_folder, search_folder, trials
-from study_report import Searched, write_report
+from study_report import write_report
+from study_scores import keep_costs, keep_mismatches, keep_scores, keep_search
 
 VALIDATION = "builtin:emoji/prompts/validation.csv"
 MOST_AT_ONCE = 60
 """Models in one command: a command line has a limited length."""
 
 
-def main() -> None:
+@dataclass(frozen=True)
+class Searched:
+    """A trial of the search. kept: mean style x concept x background on validation captions."""
+
+    trial: Trial
+    kept: float
+    chosen: bool
+
+
+def main(arguments: list[str]) -> None:
+    if not arguments:
+        run_all()
+    elif "--scores" in arguments:
+        keep_scores()
+    write_report()
+
+
+def run_all() -> None:
     searched = {mismatch: search(mismatch) for mismatch in MISMATCHES}
     for mismatch, found in searched.items():
         best = {one.trial.objective: one.trial for one in found if one.chosen}
@@ -41,7 +64,10 @@ def main() -> None:
         beside = [f"beside={_list(before)}"] if before else []
         mapolab("compare", f"runs={_list(folders)}", f"output_dir={output}", *beside)
         before.append(output)
-    write_report(searched)
+    keep_search({name: [(one.trial.name, one.kept, one.chosen) for one in found] for name, found in searched.items()})
+    keep_mismatches()
+    keep_costs()
+    keep_scores()
 
 
 def search(mismatch: str) -> list[Searched]:
@@ -88,4 +114,4 @@ def _list(folders: Iterable[Path]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -1,81 +1,88 @@
-"""docs/study.md, its pictures, and the study's part of README.md, from the study's three comparisons."""
+"""docs/study.md, its pictures, and the study's part of README.md, from what docs/study keeps of the runs."""
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw
 
 from mapolab import files
-from mapolab.evaluation.differences import Difference, compare
-from mapolab.evaluation.statistics import MethodScores, PairedBootstrap
-from mapolab.report.collect import collect
-from mapolab.report.costs import COST_HEADERS, COSTS, cost_cell
+from mapolab.evaluation.differences import Difference, compare, holm, measurable
+from mapolab.evaluation.intervals import Estimate
+from mapolab.evaluation.statistics import MethodScores, PairedStatistics
+from mapolab.report.costs import COST_HEADERS
 from mapolab.report.names import METHOD_NAMES
-from mapolab.report.runs import Method
 from mapolab.report.tables import p_value
-from study_plan import MISMATCHES, OBJECTIVES, SEARCH_SEED, SEEDS, STUDY, Trial
+from mapolab.tiny.concepts import concept_of
+from study_plan import MISMATCHES, OBJECTIVES, SEARCH_SEED, SEEDS
+from study_scores import DOCS, FOLDER, SCORERS, read
 
-DOCS = Path("docs")
 README_MARKS = "<!-- study: written by `make study` -->", "<!-- end of the study -->"
 PICTURES = "Three test captions at each mismatch: the base's picture, then each method's, seed 0"
-PICTURED = (0, 40, 80)
-"""Test captions in the pictures."""
-
-
-@dataclass(frozen=True)
-class Searched:
-    """A trial of the search. kept: mean style x concept x background on validation captions."""
-
-    trial: Trial
-    kept: float
-    chosen: bool
+LEVEL = 0.05
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One mismatch. kept: the base's and each method's style x concept x background, picture by picture."""
+    """One mismatch. scores: by run (`base`, `mapo-seed0`) and scorer, (pictures,) each; `kept` is style x concept x
+    background."""
 
     name: str
-    style: str
-    share: float
-    distance: dict[str, float]
-    frechet: float
-    base: Method
-    methods: dict[str, Method]
-    kept: dict[str, MethodScores]
-    bootstrap: PairedBootstrap
+    prompts: tuple[str, ...]
+    scores: dict[str, dict[str, np.ndarray]]
 
-    def lead(self, scorer: str, better: str = "mapo", worse: str = "diffusion_dpo") -> Difference:
-        """Of one method over another."""
-        one, other = (self._scores(name, scorer) for name in (better, worse))
-        return compare(self.bootstrap, one, other, scorer != "pixel_distance")
+    @cached_property
+    def statistics(self) -> PairedStatistics:
+        """By the concept of each caption."""
+        return PairedStatistics(np.array(self.prompts), np.array([concept_of(prompt) for prompt in self.prompts]))
 
-    def _scores(self, method: str, scorer: str) -> MethodScores:
-        return self.kept[method] if scorer == "kept" else self.methods[method].scores(scorer)
+    def of(self, method: str, scorer: str = "kept") -> MethodScores:
+        bounds = (0.0, np.inf) if scorer == "pixel_distance" else (0.0, 1.0)
+        if method == "base":
+            return MethodScores(self.scores["base"][scorer][None], (None,), bounds)
+        values = [self.scores[f"{method}-seed{seed}"][scorer] for seed in SEEDS]
+        return MethodScores(np.stack(values), SEEDS, bounds)
+
+    def kept(self, method: str) -> Estimate:
+        return self.statistics.mean(self.of(method))
+
+    def difference(self, one: str, other: str, scorer: str = "kept") -> Difference:
+        return compare(self.statistics, self.of(one, scorer), self.of(other, scorer), scorer != "pixel_distance")
+
+    @cached_property
+    def of_base(self) -> dict[str, bool]:
+        """Whether a method's kept style is measurably other than the base's, by Holm over the methods."""
+        return _measurable({name: self.difference(name, "base").p_value for name in OBJECTIVES})
+
+    @cached_property
+    def of_pairs(self) -> dict[frozenset[str], bool]:
+        """Whether any two methods' kept styles differ measurably, by Holm over all pairs."""
+        pairs = combinations(("base", *OBJECTIVES), 2)
+        return _measurable({frozenset(pair): self.difference(*pair).p_value for pair in pairs})
 
 
-def write_report(searched: dict[str, list[Searched]]) -> None:
-    """Write docs/study.md, docs/study/*.csv, docs/study.webp and the part of README.md."""
+def _measurable(found: dict) -> dict:
+    adjusted = holm(list(found.values()))
+    return {key: measurable(value, LEVEL) for key, value in zip(found, adjusted, strict=True)}
+
+
+def write_report() -> None:
+    """Write docs/study.md and the part of README.md, from docs/study."""
     studies = [measure(mismatch) for mismatch in MISMATCHES]
-    for study in studies:
-        (DOCS / "study").mkdir(exist_ok=True)
-        shutil.copyfile(STUDY / study.name / "comparison" / "summary.csv", DOCS / "study" / f"{study.name}.csv")
-    draw_pictures(studies)
     told = findings(studies)
     template = Path(__file__).with_name("study_template.md").read_text(encoding="utf-8")
     text = template.format(
         answer="\n\n".join(["\n".join(result_table(studies)), told]),
-        mismatches="\n".join(mismatch_table(studies)),
+        mismatches="\n".join(mismatch_table()),
         leads="\n".join(lead_table(studies)),
-        search="\n".join(search_table(searched)),
+        search="\n".join(search_table()),
         search_seed=SEARCH_SEED,
         seeds=", ".join(map(str, SEEDS)),
         pictures=PICTURES,
-        cost="\n".join(cost_table(studies)),
+        cost="\n".join(cost_table()),
     )
     files.write_text(DOCS / "study.md", text)
     readme = Path("README.md").read_text(encoding="utf-8")
@@ -86,36 +93,27 @@ def write_report(searched: dict[str, list[Searched]]) -> None:
 
 
 def measure(mismatch: str) -> Measured:
-    style, share = MISMATCHES[mismatch]
-    folders = [STUDY / mismatch / "runs" / f"{objective}-seed{seed}" for objective in OBJECTIVES for seed in SEEDS]
-    base, methods = collect([str(folder) for folder in folders])
-    named = {method.label.split()[0]: method for method in methods}
-    data = methods[0].runs[0].manifest["data_fingerprint"][:12]
-    [file] = (base.runs[0].folder / "mismatch").glob(f"{data}*-efficientnet_lite0.json")
-    found = files.read_json(file)["chosen"]
-    prompts = np.array([row["prompt"] for row in base.runs[0].pictures])
-    kept = {name: _kept(method) for name, method in {"base": base, **named}.items()}
-    distance = {key: found[key] for key in ("distance", "low", "high")}
-    return Measured(
-        mismatch, style, share, distance, found["frechet_distance"], base, named, kept, PairedBootstrap(prompts)
-    )
+    columns: dict[str, dict[str, list[float]]] = {}
+    rows = read(FOLDER / f"{mismatch}.csv")
+    for row in rows:
+        own = columns.setdefault(row["run"], {scorer: [] for scorer in SCORERS})
+        for scorer in SCORERS:
+            own[scorer].append(float(row[scorer]))
+    scores = {run: {scorer: np.array(values) for scorer, values in own.items()} for run, own in columns.items()}
+    for own in scores.values():
+        own["kept"] = own["style"] * own["concept"] * own["background"]
+    return Measured(mismatch, tuple(row["prompt"] for row in rows if row["run"] == "base"), scores)
 
 
-def _kept(method: Method) -> MethodScores:
-    values = np.prod([method.scores(name).values for name in ("style", "concept", "background")], axis=0)
-    return MethodScores(values, method.seeds)
-
-
-def mismatch_table(studies: list[Measured]) -> list[str]:
+def mismatch_table() -> list[str]:
     lines = [
         "| mismatch | preferred style | its share in the base's pictures of these concepts | feature distance | "
         "Frechet distance |",
         "|---|---|---:|---:|---:|",
     ]
-    for study in studies:
-        low, high = study.distance["low"], study.distance["high"]
-        distance = f"{study.distance['distance']:.3f} [{low:.3f}, {high:.3f}]"
-        lines.append(f"| {study.name} | {study.style} | {study.share:.0%} | {distance} | {study.frechet:.0f} |")
+    for row in read(FOLDER / "mismatch.csv"):
+        style, share = MISMATCHES[row["mismatch"]]
+        lines.append(f"| {row['mismatch']} | {style} | {share:.0%} | {row['distance']} | {row['frechet']} |")
     return lines
 
 
@@ -123,8 +121,7 @@ def kept_table(studies: list[Measured]) -> list[str]:
     """The kept style alone: a row for each method, a column for each mismatch."""
     lines = [f"| style kept | {' | '.join(study.name for study in studies)} |", "|---|" + "---:|" * len(studies)]
     for name in ("base", *OBJECTIVES):
-        means = [study.bootstrap.mean(study.kept[name]) for study in studies]
-        cells = [f"{mean.value:.2f} [{mean.low:.2f}, {mean.high:.2f}]" for mean in means]
+        cells = [_estimate(study.kept(name), "") for study in studies]
         lines.append(f"| {METHOD_NAMES[name]} | {' | '.join(cells)} |")
     return lines
 
@@ -132,67 +129,67 @@ def kept_table(studies: list[Measured]) -> list[str]:
 def result_table(studies: list[Measured]) -> list[str]:
     """What each method made of the base, at each mismatch: the kept style, and what it is made of."""
     lines = [
-        "| mismatch | method | style kept | style | concept | background | pixel distance |",
-        "|---|---|---:|---:|---:|---:|---:|",
+        "| mismatch | method | style kept | found from | style | concept | background | pixel distance |",
+        "|---|---|---:|---:|---:|---:|---:|---:|",
     ]
     for study in studies:
-        for name, method in {"base": study.base, **study.methods}.items():
-            kept = study.bootstrap.mean(study.kept[name])
-            cells = [f"{kept.value:.2f} [{kept.low:.2f}, {kept.high:.2f}]"]
-            cells += [f"{method.scores(scorer).values.mean():.2f}" for scorer in SCORERS]
+        for name in ("base", *OBJECTIVES):
+            cells = [_estimate(study.kept(name), ""), "" if name == "base" else _found_from(study, name)]
+            cells += [f"{study.of(name, scorer).values.mean():.2f}" for scorer in SCORERS]
             lines.append(f"| {study.name} | {METHOD_NAMES[name]} | {' | '.join(cells)} |")
     return lines
 
 
-SCORERS = ("style", "concept", "background", "pixel_distance")
+def _found_from(study: Measured, name: str) -> str:
+    """The smallest difference from the base that a study like this finds in four of five cases."""
+    found = compare(study.statistics, study.of(name), study.of("base"), True, len(OBJECTIVES)).detectable
+    return "\N{EN DASH}" if found is None else f"{found:.2g}"
 
 
 def lead_table(studies: list[Measured]) -> list[str]:
+    """p-values by Holm over the table."""
     lines = ["| mismatch | judged by | MaPO minus Diffusion-DPO | MaPO wins | p |", "|---|---|---:|---:|---:|"]
-    for study in studies:
-        for scorer, words in (("kept", "style kept"), *((name, name.replace("_", " ")) for name in SCORERS)):
-            lead = study.lead(scorer)
-            mean, wins = lead.mean, lead.win_rate
-            lines.append(
-                f"| {study.name} | {words} | {mean.value:+.3f} [{mean.low:+.3f}, {mean.high:+.3f}] | "
-                f"{wins.value:.0%} [{wins.low:.0%}, {wins.high:.0%}] | {p_value(lead.p_value)} |"
-            )
+    judged = [(study, scorer) for study in studies for scorer in ("kept", *SCORERS)]
+    found = [study.difference("mapo", "diffusion_dpo", scorer) for study, scorer in judged]
+    for (study, scorer), lead, adjusted in zip(judged, found, holm([lead.p_value for lead in found]), strict=True):
+        words = "style kept" if scorer == "kept" else scorer.replace("_", " ")
+        rate = lead.win_rate
+        wins = f"{rate.value:.0%} [{rate.low:.0%}, {rate.high:.0%}]"
+        cells = [study.name, words, _estimate(lead.mean, "+", 3), wins, p_value(adjusted)]
+        lines.append(f"| {' | '.join(cells)} |")
     return lines
 
 
 def findings(studies: list[Measured]) -> str:
     """Whether MaPO's lead over Diffusion-DPO grows with the mismatch, and who is ahead where, in words."""
     first, last = studies[0], studies[-1]
-    grown = first.bootstrap.difference(_lead(last), _lead(first))
-    verdict = "grows" if grown.low > 0 else "shrinks" if grown.high < 0 else "does not measurably change"
+    grown = first.statistics.measure_difference(_lead(last), _lead(first))
+    direction = "grows" if grown.value > 0 else "shrinks"
+    verdict = direction if measurable(grown.p_value(), LEVEL) else "does not measurably change"
     leads = ", ".join(
-        f"{lead.value:+.2f} [{lead.low:+.2f}, {lead.high:+.2f}] where it is {study.name}"
+        f"{_estimate(study.difference('mapo', 'diffusion_dpo').mean, '+')} where it is {study.name}"
         for study in studies
-        for lead in [study.lead("kept").mean]
     )
+    change = _estimate(grown.estimate(1 - LEVEL), "+")
     sentences = [
         f"**MaPO's lead over Diffusion-DPO {verdict} with the mismatch** by the kept style: {leads}; from "
-        f"{first.name} to {last.name} it changes by {grown.value:+.2f} [{grown.low:+.2f}, {grown.high:+.2f}]."
+        f"{first.name} to {last.name} it changes by {change}."
     ]
     return " ".join([*sentences, *(_ahead(study) for study in studies)])
 
 
 def _lead(study: Measured) -> MethodScores:
     """MaPO's scores minus Diffusion-DPO's, seed by seed and picture by picture."""
-    return MethodScores(study.kept["mapo"].values - study.kept["diffusion_dpo"].values, study.kept["mapo"].seeds)
+    return MethodScores(study.of("mapo").values - study.of("diffusion_dpo").values, SEEDS, (-1.0, 1.0))
 
 
 def _ahead(study: Measured) -> str:
     """Who has most of the kept style, and which methods cannot be told from it or from the base."""
-    means = {name: scores.values.mean() for name, scores in study.kept.items() if name != "base"}
+    means = {name: study.of(name).values.mean() for name in OBJECTIVES}
     best = max(means, key=means.get)
-
-    def differs(one: str, other: str) -> bool:
-        return study.bootstrap.difference(study.kept[one], study.kept[other]).excludes(0)
-
-    close = [METHOD_NAMES[name] for name in means if name != best and not differs(best, name)]
-    changed = [name for name in means if differs(name, "base")]
-    gained = [METHOD_NAMES[name] for name in changed if means[name] > study.kept["base"].values.mean()]
+    close = [METHOD_NAMES[name] for name in means if name != best and not study.of_pairs[frozenset((best, name))]]
+    changed = [name for name in means if study.of_base[name]]
+    gained = [METHOD_NAMES[name] for name in changed if means[name] > study.of("base").values.mean()]
     lost = [METHOD_NAMES[name] for name in changed if METHOD_NAMES[name] not in gained]
     text = f"Where the style is {study.name}, {METHOD_NAMES[best]} has most of it ({means[best]:.2f}), "
     if len(close) == len(means) - 1:
@@ -207,48 +204,24 @@ def _joined(names: list[str]) -> str:
     return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
 
 
-def search_table(searched: dict[str, list[Searched]]) -> list[str]:
-    names = list(searched)
-    lines = [f"| trial | {' | '.join(names)} |", "|---|" + "---:|" * len(names)]
-    for row in zip(*searched.values(), strict=True):
-        cells = [f"**{one.kept:.3f}**" if one.chosen else f"{one.kept:.3f}" for one in row]
-        lines.append(f"| {row[0].trial.name} | {' | '.join(cells)} |")
+def _estimate(found: Estimate, sign: str, digits: int = 2) -> str:
+    shown = [f"{value:{sign}.{digits}f}" for value in (found.value, found.low, found.high) if value is not None]
+    return f"{shown[0]} [{', '.join(shown[1:]) or chr(0x2013)}]"
+
+
+def search_table() -> list[str]:
+    rows = read(FOLDER / "search.csv")
+    lines = [f"| trial | {' | '.join(MISMATCHES)} |", "|---|" + "---:|" * len(MISMATCHES)]
+    for trial in dict.fromkeys(row["trial"] for row in rows):
+        own = {row["mismatch"]: row for row in rows if row["trial"] == trial}
+        cells = [f"**{own[name]['kept']}**" if own[name]["taken"] else own[name]["kept"] for name in MISMATCHES]
+        lines.append(f"| {trial} | {' | '.join(cells)} |")
     return lines
 
 
-def cost_table(studies: list[Measured]) -> list[str]:
-    """Of the largest mismatch's runs; those of the others are as long."""
+def cost_table() -> list[str]:
     lines = [f"| method | {' | '.join(COST_HEADERS.values())} |", "|---|" + "---:|" * len(COST_HEADERS)]
-    for name, method in studies[-1].methods.items():
-        lines.append(f"| {METHOD_NAMES[name]} | {' | '.join(cost_cell(method, field) for field in COSTS)} |")
+    for row in read(FOLDER / "cost.csv"):
+        cells = [row[header] for header in COST_HEADERS.values()]
+        lines.append(f"| {METHOD_NAMES[row['method']]} | {' | '.join(cells)} |")
     return lines
-
-
-def draw_pictures(studies: list[Measured]) -> None:
-    """docs/study.webp: three test captions at each mismatch, the base's picture first, then each method's of seed 0."""
-    size, left, top = 96, 92, 22
-    names = ["base", *OBJECTIVES]
-    sheet = Image.new("RGB", (left + size * len(names), top + size * len(PICTURED) * len(studies)), "white")
-    pen = ImageDraw.Draw(sheet)
-    for column, name in enumerate(names):
-        pen.text((left + size * column + 3, 5), METHOD_NAMES[name].partition(" program")[0].replace("(", ""), "black")
-    for number, study in enumerate(studies):
-        for line, index in enumerate(PICTURED):
-            y = top + size * (number * len(PICTURED) + line)
-            caption = study.base.runs[0].pictures[index]["prompt"]
-            pen.multiline_text((3, y + 8), f"{study.name}\n\n" + _wrapped(caption), "black")
-            for column, name in enumerate(names):
-                run = study.base.runs[0] if name == "base" else study.methods[name].runs[0]
-                with Image.open(run.evaluation / run.pictures[index]["image"]) as picture:
-                    enlarged = picture.convert("RGB").resize((size, size), Image.Resampling.NEAREST)
-                    sheet.paste(enlarged, (left + size * column, y))
-    sheet.save(DOCS / "study.webp", quality=85)
-
-
-def _wrapped(text: str) -> str:
-    lines = [""]
-    for word in text.split():
-        if len(lines[-1]) + len(word) > 14:
-            lines.append("")
-        lines[-1] = f"{lines[-1]} {word}".strip()
-    return "\n".join(lines)

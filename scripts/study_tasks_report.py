@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import combinations
 from pathlib import Path
 from textwrap import fill
 
@@ -11,7 +12,9 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from mapolab import files
-from mapolab.evaluation.statistics import Estimate, MethodScores, PairedBootstrap
+from mapolab.evaluation.differences import compare, holm, measurable
+from mapolab.evaluation.intervals import Estimate
+from mapolab.evaluation.statistics import MethodScores, PairedStatistics
 from mapolab.report.names import METHOD_NAMES
 from study_tasks_plan import METHODS, SEARCH_SEED, SEEDS, TASKS, TRIALS, Trial, search_trials
 from study_tasks_scores import FOLDER, Scores
@@ -29,6 +32,8 @@ TITLES = {
     "personalization": "Personalization",
 }
 PICTURED = 4  # prompts in a wall
+LEVEL = 0.05
+COSTS = ("training", "peak memory")
 
 
 @dataclass(frozen=True)
@@ -60,20 +65,34 @@ class TaskResult:
         }
 
     @cached_property
-    def bootstrap(self) -> PairedBootstrap:
-        return PairedBootstrap(self.scores.prompts(self.base))
+    def statistics(self) -> PairedStatistics:
+        return self.scores.statistics(self.base)
 
     def mean(self, method: str) -> Estimate:
-        found = self.bootstrap.mean(self.worth[method])
-        return Estimate(found.value, max(found.low, 0.0), min(found.high, 1.0))
+        return self.statistics.mean(self.worth[method])
 
     def wins(self, method: str) -> Estimate:
         """The share of pictures that are worth more than the base's, ties as half."""
-        return self.bootstrap.win_rate(self.worth[method], self.worth["base"], higher_is_better=True)
+        return self.statistics.win_rate(self.worth[method], self.worth["base"], higher_is_better=True)
 
-    def differs(self, one: str, other: str) -> bool:
-        """Whether the interval of the paired difference leaves out 0."""
-        return self.bootstrap.difference(self.worth[one], self.worth[other]).excludes(0)
+    @cached_property
+    def of_base(self) -> dict[str, float | None]:
+        """p-values of the differences from the base, by Holm over all methods."""
+        found = {name: self._p_value(name, "base") for name in self.runs}
+        return dict(zip(found, holm(list(found.values())), strict=True))
+
+    @cached_property
+    def of_pairs(self) -> dict[frozenset[str], float | None]:
+        """p-values of any two methods' difference, by Holm over all pairs."""
+        found = {frozenset(pair): self._p_value(*pair) for pair in combinations(self.worth, 2)}
+        return dict(zip(found, holm(list(found.values())), strict=True))
+
+    def _p_value(self, one: str, other: str) -> float | None:
+        return self.statistics.measure_difference(self.worth[one], self.worth[other]).p_value()
+
+    def found_from(self, method: str) -> float | None:
+        """The smallest difference from the base that a study like this finds in four of five cases."""
+        return compare(self.statistics, self.worth[method], self.worth["base"], True, len(self.runs)).detectable
 
     def part(self, method: str, column: str, category: str) -> float:
         """The mean of a scorer's column over the runs, on one category of prompts."""
@@ -135,29 +154,35 @@ def table(result: TaskResult) -> list[str]:
     parts = [(category, column) for category, columns in kept.items() for column in columns]
     heads = [f"{category} {column}".strip().replace("_", " ") for category, column in parts]
     lines = [
-        f"| method | rate, strength | seeds | worth | wins | {' | '.join(heads)} | training | peak memory |",
-        "|---|---:|---:|---:|---:|" + "---:|" * (len(parts) + 2),
+        f"| {' | '.join(['method', 'rate, strength', 'seeds', 'worth', 'found from', 'wins', *heads, *COSTS])} |",
+        "|---|---:|---:|---:|---:|---:|" + "---:|" * (len(heads) + len(COSTS)),
     ]
     for method in result.worth:
         shown = [f"{result.part(method, column, category):.2f}" for category, column in parts]
         if method == "base":
-            about, wins, cost = ["", ""], "", ["", ""]
+            about, wins, found_from, cost = ["", ""], "", "", ["", ""]
         else:
             first = result.runs[method][0]
             chosen = f"{first.rate:g}" + ("" if first.strength is None else f", {first.strength:g}")
             about, wins = [chosen, str(len(result.runs[method]))], _estimate(result.wins(method))
+            size = result.found_from(method)
+            found_from = "\N{EN DASH}" if size is None else f"{size:.2g}"
             cost = [f"{result.cost(method, 'wall_seconds'):.0f} s", f"{result.cost(method, 'peak_memory_gib'):.2f} GiB"]
-        cells = [METHOD_NAMES[method], *about, _estimate(result.mean(method)), wins, *shown, *cost]
+        cells = [METHOD_NAMES[method], *about, _estimate(result.mean(method)), found_from, wins, *shown, *cost]
         lines.append(f"| {' | '.join(cells)} |")
     return lines
 
 
 def told(result: TaskResult) -> str:
-    """Who is ahead, who cannot be told from that, and who is measurably above or below the base."""
+    """Who is ahead, who cannot be told from that, who is measurably above or below the base."""
     means = {name: result.mean(name).value for name in result.worth if name != "base"}
     best = max(means, key=means.get)
-    close = [METHOD_NAMES[name] for name in means if name != best and not result.differs(name, best)]
-    changed = [name for name in means if result.differs(name, "base")]
+    close = [
+        METHOD_NAMES[name]
+        for name in means
+        if name != best and not measurable(result.of_pairs[frozenset((name, best))], LEVEL)
+    ]
+    changed = [name for name in means if measurable(result.of_base[name], LEVEL)]
     above = [METHOD_NAMES[name] for name in changed if means[name] > result.mean("base").value]
     below = [METHOD_NAMES[name] for name in changed if METHOD_NAMES[name] not in above]
     text = f"{METHOD_NAMES[best]} has the most ({means[best]:.2f}), "
@@ -228,7 +253,8 @@ def _remarks() -> dict[str, str]:
 
 
 def _estimate(found: Estimate) -> str:
-    return f"{found.value:.2f} [{found.low:.2f}, {found.high:.2f}]"
+    interval = f"{found.low:.2f}, {found.high:.2f}" if found.known else "\N{EN DASH}"
+    return f"{found.value:.2f} [{interval}]"
 
 
 def _joined(names: list[str]) -> str:

@@ -11,7 +11,8 @@ import numpy as np
 
 from mapolab import files
 from mapolab.evaluation.scores_table import OWN
-from mapolab.evaluation.statistics import MethodScores
+from mapolab.evaluation.statistics import MethodScores, PairedStatistics
+from mapolab.tiny.concepts import concept_of
 from study_tasks_plan import TASKS, Trial
 
 FOLDER = Path("docs") / "study"
@@ -68,8 +69,10 @@ class Scores:
         rows = [row for row in self.rows[trial.name] if not category or row["category"] == category]
         return np.array([float(row[name]) for row in rows])
 
-    def prompts(self, trial: Trial) -> np.ndarray:
-        return np.array([row["prompt"] for row in self.rows[trial.name]])
+    def statistics(self, trial: Trial) -> PairedStatistics:
+        """By the concept of each caption; captions of the subject, which is one, by themselves."""
+        prompts = [row["prompt"] for row in self.rows[trial.name]]
+        return PairedStatistics(np.array(prompts), np.array([concept_of(prompt) or prompt for prompt in prompts]))
 
     def best(self, trials: list[Trial]) -> Trial | None:
         """The trial with the highest mean worth; None where one of them is still to be done."""
@@ -79,7 +82,8 @@ class Scores:
 
     def method(self, trials: list[Trial]) -> MethodScores:
         """The worth over training seeds."""
-        return MethodScores(np.stack([self.worth(trial) for trial in trials]), tuple(trial.seed for trial in trials))
+        values, seeds = np.stack([self.worth(trial) for trial in trials]), tuple(trial.seed for trial in trials)
+        return MethodScores(values, seeds, bounds=(0.0, 1.0))
 
 
 def _read(file: Path) -> list[dict[str, str]]:

@@ -13,9 +13,21 @@ from mapolab.evaluation.evaluate import evaluate
 from mapolab.evaluation.scorers.pixels import appeal, as_tensor
 from mapolab.paths import resolve
 from mapolab.report.runs import read_rows
-from mapolab.tiny.concepts import CONCEPTS
+from mapolab.tiny.concepts import CONCEPTS, caption, concept_of
 from mapolab.tiny.tasks import DISHES, FOODS, TASKS, TEST_FOODS, UNSEEN_COLOURS, VALIDATION_FOOD
 from mapolab.training.run import train
+
+
+def test_a_caption_tells_its_concept() -> None:
+    """Which is the cluster of the studies' statistics."""
+    assert concept_of(caption("soft-ice-cream", "pink", 1)) == "soft-ice-cream"
+    assert concept_of("scissors on a red background") == "scissors"
+    assert concept_of("a <zib> on a red background") is None
+    for name in ("test", "safety", "culture"):
+        rows = read_rows(resolve(f"builtin:emoji/prompts/{name}.csv"))
+        assert {CONCEPTS[concept_of(row["prompt"])] for row in rows} == {
+            CONCEPTS.get(row["concept"], row["concept"]) for row in rows
+        }
 
 
 @pytest.mark.parametrize("task", TASKS)

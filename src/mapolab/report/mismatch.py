@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from mapolab.errors import UserError
-from mapolab.evaluation.statistics import Estimate
+from mapolab.evaluation.intervals import Estimate
 from mapolab.files import read_json
 from mapolab.report.summary import Comparison
 
@@ -63,4 +63,6 @@ def other_mismatches(folders: list[str], features: str) -> list[Mismatch]:
 
 
 def _signed(estimate: Estimate, sign: int) -> Estimate:
-    return estimate if sign > 0 else Estimate(-estimate.value, -estimate.high, -estimate.low)
+    if sign > 0 or not estimate.known:
+        return replace(estimate, value=sign * estimate.value)
+    return replace(estimate, value=-estimate.value, low=-estimate.high, high=-estimate.low)

@@ -95,6 +95,20 @@ def describe(words: str, colour: str, template: int) -> str:
     return TEMPLATES[template].format(concept=_with_article(words), colour=_with_article(colour), plain_colour=colour)
 
 
+def concept_of(text: str) -> str | None:
+    """The concept that a caption is of; None of other texts, such as a subject's word."""
+    return next(
+        (
+            concept
+            for concept in CONCEPTS
+            for colour in COLOURS
+            for template in range(len(TEMPLATES))
+            if caption(concept, colour, template) == text
+        ),
+        None,
+    )
+
+
 def _with_article(words: str) -> str:
     if words in PLURALS:
         return words
