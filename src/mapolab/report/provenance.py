@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from mapolab.report.names import settings
 from mapolab.report.runs import Method, Run, flatten
 from mapolab.report.summary import Comparison
 from mapolab.report.words import percent
@@ -29,7 +28,7 @@ def provenance(comparison: Comparison, method: Method, run: Run) -> dict[str, st
     cells = {
         "run": run.folder.resolve().name,
         "method": comparison.names[method.label],
-        "settings": " ".join(settings(method.label)) or None,
+        "settings": " ".join(method.words) or None,
         "seed": run.seed,
         "steps": manifest.get("steps"),
         "restarts": manifest.get("restarts"),

@@ -11,7 +11,6 @@ import numpy as np
 
 from mapolab.evaluation.differences import Difference, compare, holm
 from mapolab.evaluation.statistics import Estimate, PairedBootstrap
-from mapolab.report.names import display_names
 from mapolab.report.runs import Method
 
 
@@ -84,7 +83,7 @@ class Comparison:
     @cached_property
     def names(self) -> dict[str, str]:
         """Method label -> what it is called in tables and on the page."""
-        return display_names([method.label for method in self.everyone])
+        return {method.label: method.name for method in self.everyone}
 
     @property
     def everyone(self) -> list[Method]:
