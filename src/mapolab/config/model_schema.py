@@ -38,9 +38,7 @@ class Compare:
     different_settings: bool = MISSING
     beside: list[str] = MISSING
     output_dir: str | None = MISSING
-    bootstrap_samples: int = MISSING
     confidence: float = MISSING
-    seed: int = MISSING
 
 
 @dataclass

@@ -75,7 +75,6 @@ AT_LEAST = {
     "steps": 1,
     "guidance_scale": 0,
     "batch_size": 1,
-    "bootstrap_samples": 1,
     "pairs": 2,
     "part": 0,
     "parts": 1,

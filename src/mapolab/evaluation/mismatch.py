@@ -27,7 +27,8 @@ from mapolab.evaluation.generation import generate, load_pipeline, picture_keys
 from mapolab.evaluation.models import EvaluatedModel, base_of, model_of_run
 from mapolab.evaluation.options import USUAL, settings_of
 from mapolab.evaluation.processes import start_processes
-from mapolab.evaluation.statistics import MethodScores, PairedBootstrap
+from mapolab.evaluation.intervals import INTERVALS
+from mapolab.evaluation.statistics import MINIMUM, MethodScores, PairedStatistics
 from mapolab.evaluation.store import Store
 from mapolab.streams import Stream, generator
 
@@ -99,9 +100,10 @@ def _run_of(config: dict[str, Any]) -> EvaluatedModel:
 
 
 def distances(drawn: torch.Tensor, theirs: torch.Tensor, captions: np.ndarray) -> dict[str, Any]:
-    """Mean cosine distance of features caption by caption, 0..2, with its interval; both distances of the sets."""
+    """Mean cosine distance of features caption by caption, 0..2, with its interval, None where it is unknown;
+    both distances of the sets."""
     cosine = 1 - torch.nn.functional.cosine_similarity(drawn.double(), theirs.double()).numpy()
-    mean = PairedBootstrap(captions).mean(MethodScores(cosine[None], (None,)))
+    mean = PairedStatistics(captions).mean(MethodScores(cosine[None], (None,), (0.0, 2.0)))
     about = {"distance": mean.value, "low": mean.low, "high": mean.high}
     return about | frechet_and_kernel_distance(drawn, theirs)
 
@@ -156,12 +158,13 @@ def _print(found: dict[str, Any], path: Path) -> None:
     for side in ("chosen", "rejected"):
         if side in found:
             one = found[side]
-            interval = f"{one['distance']:.3f} [{one['low']:.3f}, {one['high']:.3f}]"
-            table.add_row(side, interval, f"{one['frechet_distance']:.1f}", f"{one['kernel_distance']:.4f}")
+            interval = "" if one["low"] is None else f" [{one['low']:.3f}, {one['high']:.3f}]"
+            distance = f"{one['distance']:.3f}{interval}"
+            table.add_row(side, distance, f"{one['frechet_distance']:.1f}", f"{one['kernel_distance']:.4f}")
     console = Console()
     console.print(table)
     console.print(
         f"{found['pairs']} pairs. The distance is 1 - cosine of features, caption by caption: 0 would be the same "
-        f"pictures. In {path}",
+        f"pictures. Brackets hold 95% {INTERVALS} over captions; fewer than {MINIMUM} have none. In {path}",
         soft_wrap=True,
     )

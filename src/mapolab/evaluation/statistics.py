@@ -1,9 +1,11 @@
-"""Means, differences and win rates over paired pictures, with bootstrap percentile intervals.
+"""Means, differences, medians and win rates over paired pictures, with intervals and the p-values that belong to them.
 
-Every method draws the same prompts from the same noise, so pictures are compared one to one, and all methods share the
-same resamples: what is hard about a prompt cancels in a difference. Prompts are resampled whole (a cluster bootstrap:
-pictures of one prompt stay together). Where a method has several training seeds, what they add is taken from the sums
-of squares of seeds and prompts, and the interval widened by it.
+Every method draws the same prompts from the same noise, so pictures are compared one to one: what is hard about a
+prompt cancels in a difference. Pictures of a cluster (by default a prompt; captions of one concept, paraphrases of one
+source) are no independent evidence: what varies is told from the means of clusters. Where a method has several
+training seeds, what they add is taken from the sums of squares of seeds and clusters. A p-value is the level at which
+the interval ends at the value in question, found from the interval itself. scripts/coverage.py simulates how often all
+of them hold.
 """
 
 from __future__ import annotations
@@ -15,72 +17,19 @@ import numpy as np
 from scipy import special
 
 from mapolab.errors import UserError
+from mapolab.evaluation.intervals import (
+    NO_SPREAD,
+    RESOLUTION,
+    TOO_FEW,
+    Estimate,
+    Mean,
+    Part,
+    Rate,
+    Spread,
+)
 
-
-@dataclass(frozen=True)
-class Estimate:
-    """A number measured over pictures and its interval."""
-
-    value: float
-    low: float
-    high: float
-
-    def apart_from(self, other: Estimate) -> bool:
-        """Whether the two intervals do not touch: stricter than a difference whose interval excludes 0."""
-        return self.low > other.high or self.high < other.low
-
-    def excludes(self, value: float) -> bool:
-        """Whether the interval leaves out this value, such as a difference of 0 or a win rate of one half."""
-        return self.low > value or self.high < value
-
-
-@dataclass(frozen=True)
-class Part:
-    """A share in the variance of a mean. freedom: its degrees of freedom, 0 where it cannot be told."""
-
-    variance: float
-    freedom: float
-
-
-@dataclass(frozen=True)
-class Spread:
-    """What the variance of a mean is made of.
-
-    prompts, seeds: what each shows by itself. shared: the variance of seed and prompt together, which shows in both.
-    """
-
-    prompts: Part
-    seeds: Part
-    shared: float
-
-    @property
-    def of_seeds(self) -> float:
-        """The share that no number of prompts lessens."""
-        return max(self.seeds.variance - self.shared, 0.0)
-
-    @property
-    def variance(self) -> float:
-        return self.prompts.variance + self.of_seeds
-
-    def reach(self, tail: float) -> float:
-        """Half the width of an interval that leaves out 1 - `tail` on either side; 0 where nothing varies.
-
-        Each part by Student's t with its own degrees of freedom, added as squares (Howe 1974), with the shared variance
-        halved between them: where the seeds decide, it is their t, and where they do not, the prompts'. An approximate
-        number of degrees of freedom for the sum (Satterthwaite's) covered 91% instead of 95% at three seeds.
-        """
-        of_prompts = _t(tail, self.prompts) ** 2
-        squares = of_prompts * max(self.prompts.variance - self.shared / 2, 0.0)
-        squares += _t(tail, self.seeds) ** 2 * max(self.seeds.variance - self.shared / 2, 0.0)
-        return math.sqrt(max(squares, of_prompts * self.prompts.variance))
-
-    def reach_of_seeds(self, tail: float) -> float:
-        """What the training seeds add, as a square, to the half width that the prompts alone give."""
-        return math.sqrt(max(self.reach(tail) ** 2 - _t(tail, self.prompts) ** 2 * self.prompts.variance, 0.0))
-
-
-def _t(tail: float, part: Part) -> float:
-    return float(special.stdtrit(part.freedom, tail)) if part.freedom else 0.0
+MINIMUM = 6
+"""Fewer clusters show nothing: of five, all point one way by chance in 1 of 16 cases, of six in 1 of 32."""
 
 
 @dataclass(frozen=True)
@@ -88,128 +37,170 @@ class MethodScores:
     """One scorer's values for one method.
 
     values: (S, N), a row for each training seed, a column for each picture; seeds: the S training seeds, all different.
+    bounds: the least and the largest value that the scorer can give.
     """
 
     values: np.ndarray
     seeds: tuple[int | None, ...]
+    bounds: tuple[float, float] = (-math.inf, math.inf)
 
     def __post_init__(self) -> None:
         if self.values.ndim != 2 or len(self.values) != len(self.seeds):
             raise ValueError(f"{len(self.seeds)} seeds need {len(self.seeds)} rows of values, not {self.values.shape}")
 
 
-class PairedBootstrap:
-    """Estimates over one set of pictures, from resamples that all methods share.
+class PairedStatistics:
+    """Estimates over one set of pictures.
 
-    prompts: (N,), which prompt each picture was drawn for, by any value that numpy can sort.
-    Raises UserError for fewer than one resample or a confidence outside of 0..1.
+    prompts: (N,), which prompt each picture was drawn for, by any value that numpy can sort. clusters: (N,), which
+    pictures belong together, None: those of a prompt. Raises UserError for a confidence outside of 0..1, and for a
+    prompt in two clusters.
     """
 
-    def __init__(self, prompts: np.ndarray, samples: int = 2000, confidence: float = 0.95, seed: int = 0) -> None:
-        if samples < 1 or not 0 < confidence < 1:
+    def __init__(self, prompts: np.ndarray, clusters: np.ndarray | None = None, confidence: float = 0.95) -> None:
+        if not 0 < confidence < 1:
             raise UserError(
-                f"bootstrap_samples={samples} and confidence={confidence} give no interval. "
-                "Take at least 1 resample (2000 is usual) and a confidence between 0 and 1, such as 0.95."
+                f"confidence={confidence} gives no interval. Take a confidence between 0 and 1, such as 0.95."
             )
-        self.samples, self.confidence, self.seed = samples, confidence, seed
-        _, self._prompt_of_picture, pictures_per_prompt = np.unique(prompts, return_inverse=True, return_counts=True)
-        self._prompt_count = len(pictures_per_prompt)
-        uniform = np.full(self._prompt_count, 1 / self._prompt_count)
-        draws = np.random.default_rng([seed, 0]).multinomial(self._prompt_count, uniform, size=samples)
-        self._prompt_draws = draws  # (samples, prompts): how often each prompt is in a resample
-        # (samples, prompts): times the sums over each prompt's pictures, gives the mean over a resample's pictures.
-        self._prompt_weights = draws / (draws @ pictures_per_prompt)[:, None]
+        self.confidence = confidence
+        _, self._prompt_of_picture, self._prompt_sizes = np.unique(prompts, return_inverse=True, return_counts=True)
+        ids = prompts if clusters is None else clusters
+        _, self._cluster_of_picture, sizes = np.unique(ids, return_inverse=True, return_counts=True)
+        self.prompts, self.clusters = len(self._prompt_sizes), len(sizes)
+        self._sizes, self._weights = sizes, sizes / sizes.sum()
+        self._cluster_of_prompt = np.zeros(self.prompts, dtype=int)
+        self._cluster_of_prompt[self._prompt_of_picture] = self._cluster_of_picture
+        astray = self._cluster_of_prompt[self._prompt_of_picture] != self._cluster_of_picture
+        if astray.any():
+            raise UserError(
+                f"The prompt {np.asarray(prompts)[astray][0]!r} stands in two clusters. Give all rows of a prompt one "
+                "value in the column cluster."
+            )
+        self._effective = 1 / float((self._weights**2).sum())  # as many clusters of one size would tell as much
 
     def mean(self, method: MethodScores) -> Estimate:
         """Mean score over seeds and pictures."""
-        pictures = method.values.mean(0)
-        return self._estimate(pictures, self._spread(pictures, [method.values]))
+        return self._mean(method.values.mean(0), [method.values], [method], method.bounds).estimate(self.confidence)
 
     def difference(self, method: MethodScores, other: MethodScores) -> Estimate:
         """Mean of `method` minus mean of `other`, paired by picture, and by training seed where both have the same."""
-        return self._estimate(method.values.mean(0) - other.values.mean(0), self.spread(method, other))
+        return self.measure_difference(method, other).estimate(self.confidence)
 
-    def median_difference(self, method: MethodScores, other: MethodScores) -> Estimate:
-        """Median over prompts of the mean difference on each prompt.
-
-        What the training seeds add to the mean's interval they add to the bootstrap's: they shift both alike.
-        """
-        differences = self.by_prompt(method.values.mean(0) - other.values.mean(0))
-        order = np.argsort(differences, kind="stable")
-        weights = self._prompt_draws[:, order].cumsum(1)
-        at = (weights >= (self._prompt_count + 1) // 2).argmax(1)
-        value = float(np.median(differences))
-        low, high = np.quantile(differences[order][at], self._tails)
-        seeds = self.spread(method, other).reach_of_seeds(self._tails[1])
-        return Estimate(value, value - math.hypot(value - low, seeds), value + math.hypot(high - value, seeds))
+    def measure_difference(self, method: MethodScores, other: MethodScores) -> Mean:
+        """The same, whose p-value and spread can be asked for."""
+        paired = method.seeds == other.seeds
+        tables = [method.values - other.values] if paired else [method.values, other.values]
+        bounds = method.bounds[0] - other.bounds[1], method.bounds[1] - other.bounds[0]
+        return self._mean(method.values.mean(0) - other.values.mean(0), tables, [method, other], bounds)
 
     def win_rate(self, method: MethodScores, other: MethodScores, higher_is_better: bool) -> Estimate:
         """Share of pictures where `method` scores better, ties as half, over every pair of a run of each: 0..1."""
+        return self.measure_win_rate(method, other, higher_is_better).estimate(self.confidence)
+
+    def measure_win_rate(self, method: MethodScores, other: MethodScores, higher_is_better: bool) -> Rate:
+        """The same, whose p-value can be asked for."""
         wins = (1 + outcomes(method, other, higher_is_better)) / 2  # (S, T, N)
-        estimate = self._estimate(wins.mean((0, 1)), self.win_spread(method, other, higher_is_better))
-        return Estimate(estimate.value, max(estimate.low, 0.0), min(estimate.high, 1.0))
+        pictures = wins.mean((0, 1))
+        spread = self._spread(pictures, [wins.mean(1), wins.mean(0)], RESOLUTION)
+        return Rate(float(pictures.mean()), spread, self._too_few)
 
-    def by_prompt(self, values: np.ndarray) -> np.ndarray:
-        """(N,) values of pictures -> (P,) means over each prompt's pictures."""
-        return np.bincount(self._prompt_of_picture, values) / np.bincount(self._prompt_of_picture)
+    def median_difference(self, method: MethodScores, other: MethodScores) -> Estimate:
+        """Median over prompts of the mean difference on each prompt, between order statistics of the prompts.
 
-    def spread(self, method: MethodScores, other: MethodScores) -> Spread:
-        """What the variance of a mean difference is made of: the prompts, then the training seeds."""
-        differences = method.values.mean(0) - other.values.mean(0)
-        paired = method.seeds == other.seeds
-        return self._spread(differences, [method.values - other.values] if paired else [method.values, other.values])
-
-    def win_spread(self, method: MethodScores, other: MethodScores, higher_is_better: bool) -> Spread:
-        """What the variance of the win rate is made of: the prompts, then each method's training seeds."""
-        wins = (1 + outcomes(method, other, higher_is_better)) / 2  # (S, T, N)
-        return self._spread(wins.mean((0, 1)), [wins.mean(1), wins.mean(0)])
-
-    def _spread(self, pictures: np.ndarray, tables: list[np.ndarray]) -> Spread:
-        """Of the mean of (N,) values that are the means (or their difference) of each of the (S, N) tables.
-
-        By the sums of squares of seeds and prompts; two methods' seeds by Welch's degrees of freedom.
+        How many prompts lie below the median varies as their clusters let it (Woodruff 1952). Interpolated where no two
+        prompts are equal (Hettmansperger and Sheather 1986), else from the outer prompt. What the training seeds add to
+        the mean's interval they add to this one's: they shift both alike.
         """
-        seeds = [self._seed_part(table) for table in tables if len(table) > 1]
-        variance = sum(part.variance for part, _ in seeds)
-        certainty = sum(part.variance**2 / part.freedom for part, _ in seeds)
-        freedom = variance**2 / certainty if certainty else 0
-        return Spread(self._prompt_part(pictures), Part(variance, freedom), sum(shared for _, shared in seeds))
+        differences = self._by_prompt(method.values.mean(0) - other.values.mean(0))
+        value, mean = float(np.median(differences)), self.measure_difference(method, other)
+        if mean.why:
+            return Estimate(value, None, None, mean.why)
+        above = np.bincount(self._cluster_of_prompt, np.sign(differences - value) / 2)
+        # A prompt that is its own cluster is on either side with one half: nothing about that is estimated.
+        freedom = np.inf if self.clusters == self.prompts else self._effective - 1
+        tail = (1 + self.confidence) / 2
+        reach = float(special.stdtrit(freedom, tail)) * math.sqrt((above**2).sum()) / self.prompts
+        low, high = _quantiles(np.sort(differences), 0.5 - reach, 0.5 + reach)
+        seeds = mean.spread.reach_of_seeds(tail)
+        low, high = value - math.hypot(value - low, seeds), value + math.hypot(high - value, seeds)
+        return Estimate(value, max(low, min(mean.bounds[0], value)), min(high, max(mean.bounds[1], value)))
 
-    def _prompt_part(self, pictures: np.ndarray) -> Part:
-        """Of the mean of (N,) values, as of clusters of unequal size."""
-        if self._prompt_count == 1:
-            return Part(0.0, 0)
-        sizes = np.bincount(self._prompt_of_picture)
-        offsets = np.bincount(self._prompt_of_picture, pictures - pictures.mean())
-        clusters = self._prompt_count
-        return Part(float((offsets**2).sum() / sizes.sum() ** 2 * clusters / (clusters - 1)), clusters - 1)
-
-    def _seed_part(self, rows: np.ndarray) -> tuple[Part, float]:
-        """What seeds make of the variance of the mean of (S, N) values, and how much of it is theirs with the
-        prompts."""
-        count, prompts = len(rows), self._prompt_count
-        table = np.stack([self.by_prompt(row) for row in rows])
-        together = table - table.mean(0) - table.mean(1, keepdims=True) + table.mean()
-        shared = float((together**2).sum() / max((count - 1) * (prompts - 1), 1) / (count * prompts))
-        return Part(float(rows.mean(1).var(ddof=1) / count), count - 1), shared
-
-    def _estimate(self, pictures: np.ndarray, spread: Spread) -> Estimate:
-        """The mean of (N,) values. Its interval has the shape of the means over resampled prompts, and the width of the
-        whole spread: training seeds are too few to resample."""
-        value = float(pictures.mean())
-        resampled = self._prompt_weights @ np.bincount(self._prompt_of_picture, pictures)
-        reach, normal = spread.reach(self._tails[1]), special.ndtri(self._tails[1])
-        if (deviation := resampled.std()) > 0:
-            low, high = (np.quantile(resampled, self._tails) - value) * reach / (normal * deviation)
-        else:
-            low, high = -reach, reach
-        return Estimate(value, value + float(low), value + float(high))
+    def _by_prompt(self, values: np.ndarray) -> np.ndarray:
+        """(N,) values of pictures -> (P,) means over each prompt's pictures."""
+        return np.bincount(self._prompt_of_picture, values) / self._prompt_sizes
 
     @property
-    def _tails(self) -> tuple[float, float]:
-        return (1 - self.confidence) / 2, (1 + self.confidence) / 2
+    def _too_few(self) -> str | None:
+        return TOO_FEW if self.clusters < MINIMUM else None
+
+    def _mean(self, pictures, tables, methods, bounds: tuple[float, float]) -> Mean:
+        """Of (N,) values that are the means (or their difference) of each of the (S, N) tables."""
+        resolution = RESOLUTION * max(float(np.abs(method.values).max()) for method in methods)
+        spread = self._spread(pictures, tables, resolution)
+        why = self._too_few or (None if spread.variance else NO_SPREAD)
+        return Mean(float(pictures.mean()), spread, why, bounds)
+
+    def _spread(self, pictures: np.ndarray, tables: list[np.ndarray], resolution: float) -> Spread:
+        """What the variance of the mean of (N,) values is made of: the clusters, then the training seeds.
+
+        By the sums of squares of seeds and clusters; two methods' seeds by Welch's degrees of freedom. What varies by
+        less than the resolution of the scores does not vary.
+        """
+        parts = [self._seed_part(table, resolution) for table in tables if len(table) > 1]
+        variance = sum(part.variance for part, _ in parts)
+        certainty = sum(part.variance**2 / part.freedom for part, _ in parts)
+        freedom = variance**2 / certainty if certainty else 0
+        clusters = self._cluster_part(pictures, resolution)
+        return Spread(clusters, Part(variance, freedom), sum(shared for _, shared in parts))
+
+    def _by_cluster(self, values: np.ndarray) -> np.ndarray:
+        return np.bincount(self._cluster_of_picture, values) / self._sizes
+
+    def _cluster_part(self, pictures: np.ndarray, resolution: float) -> Part:
+        """Of the mean of (N,) values, from the means of clusters, which may be of unequal size."""
+        means = self._by_cluster(pictures)
+        if self.clusters == 1 or np.ptp(means) <= resolution:
+            return Part(0.0, self._effective - 1, 0.0)
+        offsets = self._weights * (means - pictures.mean())
+        variance = float((offsets**2).sum()) * self._unbiased
+        count = max(self._effective, 3.0)
+        skewness = float((offsets**3).sum()) / variance**1.5 * count**2 / ((count - 1) * (count - 2))
+        return Part(variance, self._effective - 1, skewness)
+
+    @property
+    def _unbiased(self) -> float:
+        """C / (C - 1) for C clusters of one size."""
+        squares, cubes = (self._weights**2).sum(), (self._weights**3).sum()
+        return float(squares / (squares - 2 * cubes + squares**2))
+
+    def _seed_part(self, rows: np.ndarray, resolution: float) -> tuple[Part, float]:
+        """What seeds make of the variance of the mean of (S, N) values, and how much of it is theirs with the
+        clusters."""
+        count, means = len(rows), rows.mean(1)
+        if np.ptp(means) <= resolution:
+            return Part(0.0, count - 1), 0.0
+        table = np.stack([self._by_cluster(row) for row in rows])
+        together = table - table.mean(0) - means[:, None] + means.mean()
+        shared = 0.0
+        if self.clusters > 1:
+            shared = float(((self._weights * together) ** 2).sum()) * self._unbiased / (count * (count - 1))
+        return Part(float(means.var(ddof=1) / count), count - 1), shared
 
 
 def outcomes(method: MethodScores, other: MethodScores, higher_is_better: bool) -> np.ndarray:
-    """(S, T, N): 1 where the run of `method` scores better, 0 for a tie, -1 where it scores worse."""
-    return (1 if higher_is_better else -1) * np.sign(method.values[:, None] - other.values[None])
+    """(S, T, N): 1 where the run of `method` scores better, 0 for a tie, -1 where it scores worse.
+
+    Scores that differ by less than their resolution tie.
+    """
+    own, theirs = method.values[:, None], other.values[None]
+    tied = np.abs(own - theirs) <= RESOLUTION * np.maximum(np.abs(own), np.abs(theirs))
+    return (1 if higher_is_better else -1) * np.where(tied, 0.0, np.sign(own - theirs))
+
+
+def _quantiles(ordered: np.ndarray, low: float, high: float) -> tuple[float, float]:
+    """Two shares of (P,) ordered values, the first below one half."""
+    places = np.clip(np.array([low, high]) * len(ordered) - 0.5, 0, len(ordered) - 1)
+    if (np.diff(ordered) == 0).any():
+        places = np.array([np.floor(places[0]), np.ceil(places[1])])
+    below, above = np.interp(places, np.arange(len(ordered)), ordered)
+    return float(below), float(above)

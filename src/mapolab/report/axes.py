@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from mapolab.evaluation.statistics import Estimate
+from mapolab.evaluation.intervals import Estimate
 
 FLATTENED = 3
 """The axis ends before the outermost values where these would squeeze all others into less than a third of it."""

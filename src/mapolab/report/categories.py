@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
-from mapolab.evaluation.statistics import MethodScores, PairedBootstrap
 from mapolab.report.names import scorer_name
-from mapolab.report.summary import Comparison
+from mapolab.report.summary import Comparison, bounded
 from mapolab.report.words import interval, number
 
 DIGITS = 3
@@ -20,18 +21,15 @@ def category_table(comparison: Comparison) -> tuple[list[str], list[list[str]]] 
     categories = [category for category in dict.fromkeys(of_picture.tolist()) if category]
     if not categories:
         return None
-    prompts = np.array([row["prompt"] for row in pictures])
     rows = []
     for category in categories:
         chosen = of_picture == category
-        bootstrap = PairedBootstrap(
-            prompts[chosen], comparison.bootstrap_samples, comparison.confidence, comparison.seed
-        )
+        statistics = comparison.statistics(chosen)
         for method in comparison.everyone:
             means = []
             for score in comparison.scores:
-                scores = method.scores(score.name)
-                means.append(bootstrap.mean(MethodScores(scores.values[:, chosen], scores.seeds)))
+                scores = bounded(method, score.about)
+                means.append(statistics.mean(replace(scores, values=scores.values[:, chosen])))
             cells = [f"{number(mean.value, DIGITS)} {interval(mean, DIGITS)}" for mean in means]
             rows.append([category, comparison.names[method.label], *cells])
     return ["category", "method", *(scorer_name(score.name) for score in comparison.scores)], rows

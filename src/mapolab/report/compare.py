@@ -22,11 +22,11 @@ def compare(config: dict[str, Any]) -> Path:
     """Write summary.csv, .md, .tex and .json, pairs.csv and report/index.html, for what `config` names; prints tables.
 
     config: runs (folders or patterns), base (None: the runs' own), different_settings, beside (other comparisons, for
-    the plot of reference mismatch), output_dir (None: comparison/ in the runs' common parent), bootstrap_samples,
-    confidence, seed (of the resampling). Returns the path of the page. Raises UserError where runs cannot be compared.
+    the plot of reference mismatch), output_dir (None: comparison/ in the runs' common parent), confidence.
+    Returns the path of the page. Raises UserError where runs cannot be compared.
     """
     base, methods = collect(config["runs"], config.get("base"), config.get("different_settings", False))
-    comparison = compare_methods(base, methods, config["bootstrap_samples"], config["confidence"], config["seed"])
+    comparison = compare_methods(base, methods, config["confidence"])
     mismatch = own_mismatch(comparison)
     beside = config.get("beside") or []
     others = other_mismatches(beside, mismatch.features if mismatch else "none") if beside else []

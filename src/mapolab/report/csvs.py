@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 
-from mapolab.evaluation.statistics import Estimate
+from mapolab.evaluation.intervals import Estimate
 from mapolab.report.costs import COSTS, cost
 from mapolab.report.runs import Method
 from mapolab.report.summary import Comparison, ScoreSummary

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mapolab.errors import UserError
-from mapolab.evaluation.statistics import Estimate
+from mapolab.evaluation.intervals import Estimate
 from mapolab.files import read_json
 from mapolab.report.summary import Comparison
 
@@ -89,4 +89,4 @@ def other_mismatches(folders: list[str], comparison: Comparison, features: str) 
 def _signed(estimate: Estimate, sign: int) -> Estimate:
     if sign > 0 or not estimate.known:
         return replace(estimate, value=sign * estimate.value)
-    return Estimate(-estimate.value, -estimate.high, -estimate.low)
+    return replace(estimate, value=-estimate.value, low=-estimate.high, high=-estimate.low)

@@ -5,19 +5,18 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from mapolab.evaluation.intervals import INTERVALS
 from mapolab.report.runs import Method, Run, flatten
 from mapolab.report.summary import Comparison
 from mapolab.report.words import percent
 
 
 def evaluation_rows(comparison: Comparison) -> list[tuple[str, str]]:
-    """The evaluation's settings and the resampling's, as rows."""
+    """The evaluation's settings and what intervals are, as rows."""
     settings = {key: value for key, value in comparison.settings.items() if key != "scorers"}
     settings["scorers"] = ", ".join(score.name for score in comparison.scores) or "none"
     settings["evaluation"] = comparison.base.runs[0].evaluation.name
-    settings["bootstrap"] = (
-        f"{comparison.bootstrap_samples} resamples, {percent(comparison.confidence)} intervals, seed {comparison.seed}"
-    )
+    settings["intervals"] = f"{percent(comparison.confidence)} {INTERVALS} over {comparison.over}"
     return [(key.replace("_", " "), _plain(value)) for key, value in settings.items()]
 
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import math
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import combinations
 from typing import Any
 
 import numpy as np
 
-from mapolab.evaluation.differences import Difference, compare, holm
-from mapolab.evaluation.statistics import Estimate, PairedBootstrap
-from mapolab.report.runs import Method
+from mapolab.errors import UserError
+from mapolab.evaluation.differences import Difference, compare, holm, measurable
+from mapolab.evaluation.intervals import Estimate
+from mapolab.evaluation.statistics import MethodScores, PairedStatistics
+from mapolab.report.runs import Method, Run
 
 
 @dataclass(frozen=True)
@@ -19,9 +22,10 @@ class ScoreSummary:
     """One scorer's estimates by method label.
 
     about: the scorer's entry in the evaluation's settings (name, higher_is_better, description, ...). mean, median: of
-    the scores. against[label][other label]: one method against another. level: what a p-value has to stay below.
-    p_adjusted: of each method's difference from the base, by Holm over all methods and scorers of the comparison.
-    p_of_pair, p_wins_of_pair: of any two methods' mean difference and win rate, by Holm over all pairs and scorers.
+    the scores. against[label][other label]: one method against another. level: what an adjusted p-value has to stay
+    below. p_adjusted: of each method's difference from the base, by Holm over all methods and scorers of the
+    comparison. p_of_pair, p_wins_of_pair: of any two methods' mean difference and win rate, by Holm over all pairs and
+    scorers. None where nothing can be told; `against[...].why` is the reason.
     """
 
     about: dict[str, Any]
@@ -30,9 +34,9 @@ class ScoreSummary:
     median: dict[str, float]
     against: dict[str, dict[str, Difference]]
     level: float
-    p_adjusted: dict[str, float] = field(default_factory=dict)
-    p_of_pair: dict[frozenset[str], float] = field(default_factory=dict)
-    p_wins_of_pair: dict[frozenset[str], float] = field(default_factory=dict)
+    p_adjusted: dict[str, float | None] = field(default_factory=dict)
+    p_of_pair: dict[frozenset[str], float | None] = field(default_factory=dict)
+    p_wins_of_pair: dict[frozenset[str], float | None] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -59,26 +63,46 @@ class ScoreSummary:
         return [(later, earlier) for earlier, later in combinations(self.against, 2)]
 
     def win_is_clear(self, label: str, other: str) -> bool:
-        """Whether the win rate's difference from one half stands after Holm's correction over all pairs and scorers."""
-        return self.p_wins_of_pair[frozenset((label, other))] < self.level
+        """Whether the win rate's difference from one half is measurable among all pairs and scorers."""
+        return measurable(self.p_wins_of_pair[frozenset((label, other))], self.level)
+
+    def differs(self, label: str, other: str) -> bool:
+        """Whether the difference of the means is measurable among all pairs and scorers."""
+        return measurable(self.p_of_pair[frozenset((label, other))], self.level)
 
     def verdict(self, label: str) -> str:
-        """Better or worse than the base where the difference stands after Holm's correction, else same."""
-        if self.p_adjusted.get(label, 1.0) >= self.level:
+        """Measurably better or worse than the base, else same; unknown where nothing can be told."""
+        if self.p_adjusted.get(label) is None:
+            return "unknown"
+        if not measurable(self.p_adjusted[label], self.level):
             return "same"
         return "better" if (self.difference[label].value > 0) == self.higher_is_better else "worse"
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A base, the methods that started from it, and what was measured."""
+    """A base, the methods that started from it, and what was measured.
+
+    prompts, clusters: how many. clustered: whether the prompts' file says which belong together.
+    """
 
     base: Method
     methods: list[Method]
     scores: list[ScoreSummary]
     confidence: float
-    bootstrap_samples: int
-    seed: int
+    prompts: int
+    clusters: int
+    clustered: bool
+
+    @property
+    def over(self) -> str:
+        """`96 prompts in 12 clusters`"""
+        prompts = f"{self.prompts} prompt{'s' if self.prompts > 1 else ''}"
+        return f"{prompts} in {self.clusters} cluster{'s' if self.clusters > 1 else ''}" if self.clustered else prompts
+
+    def statistics(self, pictures: np.ndarray | None = None) -> PairedStatistics:
+        """Of the chosen pictures, (N,) bool in the order of `Run.pictures`; None: of all."""
+        return statistics_of(self.base.runs[0], self.confidence, pictures)
 
     @cached_property
     def names(self) -> dict[str, str]:
@@ -110,14 +134,47 @@ class Comparison:
         return self.base.runs[0].settings
 
 
-def compare_methods(base: Method, methods: list[Method], samples: int, confidence: float, seed: int) -> Comparison:
-    """Estimate every score of every method. Raises UserError for bad bootstrap settings or scores."""
-    prompts = np.array([row["prompt"] for row in base.runs[0].pictures])
-    bootstrap = PairedBootstrap(prompts, samples, confidence, seed)
-    scorers = [about for about in base.runs[0].settings["scorers"] if _everyone_has(about["name"], methods)]
-    scores = [_summarise(about, bootstrap, base, methods) for about in scorers]
+def compare_methods(base: Method, methods: list[Method], confidence: float) -> Comparison:
+    """Estimate every score of every method. Raises UserError for a bad confidence, scores or clusters."""
+    _check_clusters([base, *methods])
+    run = base.runs[0]
+    statistics = statistics_of(run, confidence)
+    scorers = [about for about in run.settings["scorers"] if _everyone_has(about["name"], methods)]
+    scores = [_summarise(about, statistics, base, methods, len(scorers)) for about in scorers]
     _correct(scores)
-    return Comparison(base, methods, scores, confidence, samples, seed)
+    clustered = any(row.get("cluster") for row in run.pictures)
+    return Comparison(base, methods, scores, confidence, statistics.prompts, statistics.clusters, clustered)
+
+
+def statistics_of(run: Run, confidence: float, pictures: np.ndarray | None = None) -> PairedStatistics:
+    """By the clusters of the run's prompts; a prompt without one is its own. pictures: (N,) bool, which; None: all."""
+    prompts = np.array([row["prompt"] for row in run.pictures])
+    clusters = np.array(_clusters(run))
+    chosen = slice(None) if pictures is None else pictures
+    return PairedStatistics(prompts[chosen], clusters[chosen], confidence)
+
+
+def bounded(method: Method, about: dict[str, Any]) -> MethodScores:
+    """The method's values by a scorer, and what the scorer can give."""
+    least, most = about.get("minimum"), about.get("maximum")
+    bounds = (-math.inf if least is None else least, math.inf if most is None else most)
+    return replace(method.scores(about["name"]), bounds=bounds)
+
+
+def _clusters(run: Run) -> list[str]:
+    # Told apart, so that a prompt without a cluster joins none whose name it is.
+    return [f"cluster {row['cluster']}" if row.get("cluster") else f"prompt {row['prompt']}" for row in run.pictures]
+
+
+def _check_clusters(everyone: list[Method]) -> None:
+    runs = [run for method in everyone for run in method.runs]
+    for run in runs[1:]:
+        if _clusters(run) != _clusters(runs[0]):
+            raise UserError(
+                f"{run.evaluation / 'scores.csv'} and {runs[0].evaluation / 'scores.csv'} do not agree on the column "
+                "cluster, which says which prompts belong together and decides every interval. Evaluate both again on "
+                "the same file of prompts, with the same clusters."
+            )
 
 
 def _everyone_has(scorer: str, methods: list[Method]) -> bool:
@@ -125,22 +182,24 @@ def _everyone_has(scorer: str, methods: list[Method]) -> bool:
     return all(scorer in run.pictures[0] for method in methods for run in method.runs)
 
 
-def _summarise(about: dict, bootstrap: PairedBootstrap, base: Method, methods: list[Method]) -> ScoreSummary:
-    values = {method.label: method.scores(about["name"]) for method in [base, *methods]}
+def _summarise(
+    about: dict, statistics: PairedStatistics, base: Method, methods: list[Method], scorers: int
+) -> ScoreSummary:
+    values = {method.label: bounded(method, about) for method in [base, *methods]}
+    from_base = scorers * len(methods)
+    of_pairs = scorers * len(values) * (len(values) - 1) // 2
+
+    def against(label: str, other: str) -> Difference:
+        compared = from_base if base.label in (label, other) else of_pairs
+        return compare(statistics, values[label], values[other], about["higher_is_better"], compared)
+
     return ScoreSummary(
         about,
         base.label,
-        mean={label: bootstrap.mean(own) for label, own in values.items()},
+        mean={label: statistics.mean(own) for label, own in values.items()},
         median={label: float(np.median(own.values)) for label, own in values.items()},
-        against={
-            label: {
-                other: compare(bootstrap, own, theirs, about["higher_is_better"])
-                for other, theirs in values.items()
-                if other != label
-            }
-            for label, own in values.items()
-        },
-        level=1 - bootstrap.confidence,
+        against={label: {other: against(label, other) for other in values if other != label} for label in values},
+        level=1 - statistics.confidence,
     )
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 
-from mapolab.evaluation.differences import holm
 from mapolab.evaluation.options import DRAWN_BY
-from mapolab.evaluation.statistics import Estimate
+from mapolab.evaluation.intervals import INTERVALS, Estimate
+from mapolab.evaluation.statistics import MINIMUM
 from mapolab.report.names import scorer_name
 from mapolab.report.summary import Comparison, ScoreSummary
 
@@ -15,7 +15,7 @@ MINUS = "\N{MINUS SIGN}"
 
 def decimals(estimates: list[Estimate]) -> int:
     """Digits after the point: to the first figure of the widest interval's half-width, at least 2 and at most 6."""
-    widest = max(estimate.high - estimate.low for estimate in estimates)
+    widest = max((estimate.high - estimate.low for estimate in estimates if estimate.known), default=0.0)
     return 2 if widest <= 0 else min(max(-math.floor(math.log10(widest / 2)), 2), 6)
 
 
@@ -31,7 +31,8 @@ def number(value: float, digits: int) -> str:
 
 
 def interval(estimate: Estimate, digits: int) -> str:
-    return f"[{number(estimate.low, digits)}, {number(estimate.high, digits)}]"
+    """`[0.12, 0.34]`; a dash where it is unknown."""
+    return f"[{number(estimate.low, digits)}, {number(estimate.high, digits)}]" if estimate.known else "[\N{EN DASH}]"
 
 
 def percent(value: float) -> str:
@@ -84,7 +85,7 @@ def findings(comparison: Comparison) -> list[tuple[str, str]]:
 
 
 def leader(comparison: Comparison) -> str | None:
-    """Which method is best by the first scorer, and of which others measurably (paired, Holm); None for one method."""
+    """Which method is best by the first scorer, and of which others measurably (by Holm over all pairs); None for one method."""
     if not comparison.scores or len(comparison.methods) < 2:
         return None
     score = comparison.scores[0]
@@ -92,9 +93,7 @@ def leader(comparison: Comparison) -> str | None:
     best, *others = sorted(
         (method.label for method in comparison.methods), key=lambda label: -sign * score.mean[label].value
     )
-    found = {other: score.against[best][other].p_value for other in others}
-    adjusted = dict(zip(found, holm(list(found.values())), strict=True))
-    unresolved = [comparison.names[other] for other in others if adjusted[other] >= score.level]
+    unresolved = [comparison.names[other] for other in others if not score.differs(best, other)]
     beginning = f"By {scorer_name(score.name)}, {comparison.names[best]} is ahead of the other methods"
     if not unresolved:
         return f"{beginning}, measurably of each."
@@ -103,10 +102,11 @@ def leader(comparison: Comparison) -> str | None:
 
 def caveat(comparison: Comparison) -> str:
     """What the intervals speak of, and what they do not."""
-    prompts = len({row["prompt"] for row in comparison.base.runs[0].pictures})
     seeds = {len(method.runs) for method in comparison.trained}
-    level = percent(comparison.confidence)
-    beginning = f"Brackets hold {level} bootstrap intervals over {prompts} prompts"
+    if comparison.clusters < MINIMUM:
+        units = "clusters" if comparison.clustered else "prompts"
+        return f"{comparison.over} are too few for intervals and p-values: it takes {MINIMUM} {units}."
+    beginning = f"Brackets hold {percent(comparison.confidence)} {INTERVALS} over {comparison.over}"
     if not seeds:
         return f"{beginning}."
     if seeds == {1}:
@@ -137,21 +137,31 @@ def _finding(comparison: Comparison, label: str) -> str:
     if not comparison.scores:
         return "was evaluated without a scorer: there are pictures to look at, and no numbers."
     first, *others = comparison.scores
-    parts = [_first_score(first, label, comparison.base.label)]
-    changed = [score for score in others if score.verdict(label) != "same"]
-    unchanged = [scorer_name(score.name) for score in others if score not in changed]
-    parts += [_change(score, label) for score in changed]
-    if unchanged:
-        parts.append(f"{joined(unchanged)} did not change measurably")
+    verdicts = {score.name: score.verdict(label) for score in others}
+    parts = [_first_score(first, label)]
+    parts += [_change(score, label) for score in others if verdicts[score.name] in ("better", "worse")]
+    if unchanged := [score for score in others if verdicts[score.name] == "same"]:
+        parts.append(f"{_names(unchanged)} did not change measurably")
+    unknown = [score for score in others if verdicts[score.name] == "unknown"]
+    for why in dict.fromkeys(score.against[label][score.base].why for score in unknown):
+        concerned = [score for score in unknown if score.against[label][score.base].why == why]
+        parts.append(f"no change of {_names(concerned)} can be told ({why})")
     return "; ".join(parts) + "."
 
 
-def _first_score(score: ScoreSummary, label: str, base: str) -> str:
-    told, difference = _estimate(score, label), score.difference[label]
-    if score.verdict(label) == "same":
-        return f"did not change {scorer_name(score.name)} measurably ({told})"
-    verb, name = "raised" if difference.value > 0 else "lowered", scorer_name(score.name)
-    before, after = score.mean[base].value, score.mean[label].value
+def _names(scores: list[ScoreSummary]) -> str:
+    return joined([scorer_name(score.name) for score in scores])
+
+
+def _first_score(score: ScoreSummary, label: str) -> str:
+    told, difference, verdict = _estimate(score, label), score.difference[label], score.verdict(label)
+    name = scorer_name(score.name)
+    if verdict == "unknown":
+        return f"has {told} for {name}, and no change can be told ({score.against[label][score.base].why})"
+    if verdict == "same":
+        return f"did not change {name} measurably ({told})"
+    verb = "raised" if difference.value > 0 else "lowered"
+    before, after = score.mean[score.base].value, score.mean[label].value
     digits = decimals(list(score.mean.values()))
     if number(before, digits) != number(after, digits):
         return f"{verb} {name} to {told}"
