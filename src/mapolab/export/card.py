@@ -1,12 +1,12 @@
 """The model card: what the model is, how it was made, how it scored, under which licence it may be used."""
 
-import csv
-import statistics
+import re
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from mapolab.evaluation.scores_table import FILE, read_scores
 from mapolab.files import read_json
 from mapolab.models.learned_token import KEYS, TOKEN_FILE, learned_token
 
@@ -97,19 +97,19 @@ def _settings(block: dict[str, Any]) -> str:
 def _scores(run: Path) -> str:
     """A table for each evaluation of the run, beside its base's where that was evaluated alike."""
     tables = []
-    for file in sorted(run.glob("evaluation/*/scores.csv")):
-        settings = read_json(file.parent / "settings.json")
-        links = file.parent / "links.json"
-        base = (
-            run / read_json(links)["base"] / "evaluation" / file.parent.name / "scores.csv" if links.exists() else None
-        )
-        columns = {"this model": _means(file)} | ({"base": _means(base)} if base and base.exists() else {})
+    for evaluation in sorted(file.parent for file in run.glob(f"evaluation/*/{FILE}")):
+        settings = read_json(evaluation / "settings.json")
+        columns = {"this model": read_scores(evaluation).means()}
+        links = evaluation / "links.json"
+        if links.exists():
+            base = run / read_json(links)["base"] / "evaluation" / evaluation.name
+            columns |= {"base": read_scores(base).means()} if (base / FILE).exists() else {}
         about = (
             f"Means over {settings['prompt_count']} prompts, {settings['steps']} steps, guidance "
             f"{settings['guidance_scale']}, seed {settings['seed']}."
         )
         rows = [
-            f"| {name} | " + " | ".join(f"{means[name]:.3f}" for means in columns.values()) + " |"
+            "| " + " | ".join([_in_cell(name), *(_score(means, name) for means in columns.values())]) + " |"
             for name in columns["this model"]
         ]
         head = ["| scorer | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
@@ -117,11 +117,14 @@ def _scores(run: Path) -> str:
     return "\n\n".join(tables) or "The run was not evaluated."
 
 
-def _means(file: Path) -> dict[str, float]:
-    with open(file, encoding="utf-8") as opened:
-        rows = list(csv.DictReader(opened))
-    scorers = [name for name in rows[0] if name not in ("index", "prompt", "seed", "image")]
-    return {name: statistics.fmean(float(row[name]) for row in rows) for name in scorers}
+def _score(means: dict[str, float], scorer: str) -> str:
+    """Blank where the base was not judged by this scorer."""
+    return f"{means[scorer]:.3f}" if scorer in means else ""
+
+
+def _in_cell(text: str) -> str:
+    """Text as Markdown shows it in a table: what means something there is escaped."""
+    return re.sub(r"([\\`*\[\]<>|])", r"\\\1", text)
 
 
 def _table(values: dict[str, Any]) -> str:

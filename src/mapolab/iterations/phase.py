@@ -5,7 +5,6 @@ So the next phase finds all of the machine's memory free, and a phase that start
 
 from __future__ import annotations
 
-import csv
 import os
 import signal
 import sys
@@ -49,11 +48,12 @@ def export(config: dict[str, Any]) -> None:
 def evaluate(config: dict[str, Any]) -> None:
     """Draw and score with the run; evaluation.json has the means: `trained`, and of the first round also `start`."""
     from mapolab.evaluation.evaluate import evaluate as judge
+    from mapolab.evaluation.scores_table import read_scores
 
     folders = judge(config["evaluation"])
     if rank_from_environment() == 0:
         names = ("start", "trained")[-len(folders) :]
-        means = {name: _means(folder) for name, folder in zip(names, folders, strict=True)}
+        means = {name: read_scores(folder).means() for name, folder in zip(names, folders, strict=True)}
         write_json(Path(config["to"]) / "evaluation.json", means)
 
 
@@ -82,13 +82,6 @@ def _end_with_parent() -> None:
     while os.read(0, 1):
         pass
     os.kill(os.getpid(), signal.SIGTERM)
-
-
-def _means(folder: Path) -> dict[str, float]:
-    scorers = [scorer["name"] for scorer in read_json(folder / "settings.json")["scorers"]]
-    with open(folder / "scores.csv", encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    return {name: sum(float(row[name]) for row in rows) / len(rows) for name in scorers}
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ def category_table(comparison: Comparison) -> tuple[list[str], list[list[str]]] 
     """Header and rows, a row for each category and method: every scorer's mean on that category's prompts, with its
     interval. None where no prompt has a category."""
     pictures = comparison.base.runs[0].pictures
-    of_picture = np.array([row.get("category", "") for row in pictures])
+    of_picture = np.array([row["category"] for row in pictures])
     categories = [category for category in dict.fromkeys(of_picture.tolist()) if category]
     if not categories:
         return None

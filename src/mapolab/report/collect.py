@@ -8,6 +8,7 @@ from pathlib import Path
 
 from mapolab.errors import UserError
 from mapolab.evaluation.options import DRAWN_BY
+from mapolab.evaluation.scores_table import OPTIONAL
 from mapolab.files import read_json
 from mapolab.report.methods import group_methods
 from mapolab.report.runs import Method, Run, flatten
@@ -166,6 +167,22 @@ def _check_same_pictures(runs: list[Run]) -> None:
                 f"{run.evaluation / 'scores.csv'} does not hold the same prompts and seeds as {runs[0].evaluation}. "
                 f"Remove that folder and give `mapolab evaluate models={run.folder}` again."
             )
+        for name in OPTIONAL:
+            _check_same_groups(runs[0], run, name)
+
+
+def _check_same_groups(reference: Run, run: Run, name: str) -> None:
+    """The comparison takes categories and clusters from its base: a run may have none, as from an earlier version, and
+    no others."""
+    pairs = [(own[name], theirs[name]) for own, theirs in zip(reference.pictures, run.pictures, strict=True)]
+    differing = next(((own, theirs) for own, theirs in pairs if own != theirs), None)
+    if differing is not None and any(theirs for _, theirs in pairs):
+        own, theirs = (repr(one) if one else "none" for one in differing)
+        raise UserError(
+            f"{reference.folder} and {run.folder} were evaluated on the same prompts with another {name}: {own} and "
+            f"{theirs} for one of them. Give one `mapolab evaluate models=[...] prompts=...` for all, which draws "
+            "nothing again."
+        )
 
 
 def _check_same_scorers(runs: list[Run]) -> None:
@@ -180,5 +197,5 @@ def _check_same_scorers(runs: list[Run]) -> None:
                 )
 
 
-def _drawn(run: Run) -> list[tuple[str, str, str]]:
+def _drawn(run: Run) -> list[tuple[int, int, str]]:
     return [(row["index"], row["seed"], row["prompt"]) for row in run.pictures]

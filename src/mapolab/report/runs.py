@@ -13,6 +13,7 @@ import numpy as np
 import yaml
 
 from mapolab.errors import UserError
+from mapolab.evaluation.scores_table import Picture, ScoresTable, read_scores
 from mapolab.evaluation.statistics import MethodScores
 from mapolab.files import read_json
 
@@ -49,9 +50,20 @@ class Run:
         return yaml.safe_load(file.read_text(encoding="utf-8")) if file.exists() else {}
 
     @cached_property
-    def pictures(self) -> list[dict[str, str]]:
-        """The rows of scores.csv in the order of (prompt index, seed): index, prompt, seed, image and the scores."""
-        return sorted(read_rows(self.evaluation / "scores.csv"), key=lambda row: (int(row["index"]), int(row["seed"])))
+    def table(self) -> ScoresTable:
+        """scores.csv in the order of its rows. Raises UserError as `read_scores`."""
+        return read_scores(self.evaluation)
+
+    @cached_property
+    def pictures(self) -> list[Picture]:
+        """What was drawn, in the order of (prompt index, seed)."""
+        return [self.table.pictures[row] for row in self._order]
+
+    @cached_property
+    def _order(self) -> list[int]:
+        """The rows of `table` in the order of `pictures`."""
+        rows = self.table.pictures
+        return sorted(range(len(rows)), key=lambda row: (rows[row]["index"], rows[row]["seed"]))
 
     @cached_property
     def metrics(self) -> dict[str, np.ndarray]:
@@ -62,17 +74,8 @@ class Run:
         return {name: np.array([_metric(row[name]) for row in rows]) for name in (rows[0] if rows else {})}
 
     def scores(self, scorer: str) -> np.ndarray:
-        """(pictures,) in the order of `pictures`. Raises UserError for a score that is no finite number."""
-        try:
-            values = np.array([float(row[scorer]) for row in self.pictures])
-        except (KeyError, TypeError, ValueError):
-            values = np.array([math.nan])
-        if not np.isfinite(values).all():
-            raise UserError(
-                f"The column {scorer} of {self.evaluation / 'scores.csv'} is missing or holds something that is no "
-                f"finite number. Remove that file and give `mapolab evaluate models={self.folder}` again."
-            )
-        return values
+        """(pictures,) in the order of `pictures`. Raises UserError for a score that is missing or no finite number."""
+        return self.table.values(scorer)[self._order]
 
 
 def _metric(text: str) -> float:

@@ -179,7 +179,7 @@ def _check_clusters(everyone: list[Method]) -> None:
 
 def _everyone_has(scorer: str, methods: list[Method]) -> bool:
     """Scorers that only some were judged by are left out of the comparison."""
-    return all(scorer in run.pictures[0] for method in methods for run in method.runs)
+    return all(scorer in run.table.scorers for method in methods for run in method.runs)
 
 
 def _summarise(

@@ -8,7 +8,6 @@ import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -114,8 +113,8 @@ def picture_file(run: Run, index: int) -> Path:
 
 
 def _row(runs: list[Run], index: int, spread: dict[str, float]) -> WallRow:
-    drawn: dict[str, Any] = runs[0].pictures[index]
-    return WallRow(index, drawn["prompt"], drawn["seed"], [_picture(run, index) for run in runs], spread)
+    drawn = runs[0].pictures[index]
+    return WallRow(index, drawn["prompt"], str(drawn["seed"]), [_picture(run, index) for run in runs], spread)
 
 
 def _picture(run: Run, index: int) -> WallPicture:

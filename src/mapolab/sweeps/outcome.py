@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mapolab.errors import RunError, UserError
+from mapolab.evaluation.scores_table import read_scores
 from mapolab.runs import RunFolder
 from mapolab.sweeps.folder import Job, SweepFolder
 
@@ -29,13 +30,16 @@ def metric(run: Path, name: str) -> float:
     if source == "evaluation":
         links = list((run / "evaluation").glob("*/links.json"))
         newest = max(links, key=lambda file: file.stat().st_mtime, default=None)
-        rows = _rows(newest.with_name("scores.csv")) if newest else []
+        columns = _scores(newest.parent) if newest else {}
     else:
-        rows = _rows(run / f"{source}.csv")[-1:] if source == "validation" else _last_tenth(run / "metrics.csv")
+        rows = _rows(run / f"{source}.csv")
+        rows = rows[-1:] if source == "validation" else rows[-max(1, len(rows) // 10) :]
+        columns = {key: [row[key] for row in rows] for key in (rows[0] if rows else {})}
     try:
         # A product is taken picture by picture: style*concept is high only for pictures that have both.
-        value = sum(math.prod(float(row[name]) for name in column.split("*")) for row in rows) / len(rows)
-    except (KeyError, ValueError, ZeroDivisionError):
+        factors = [[float(value) for value in columns[key]] for key in column.split("*")]
+        value = sum(math.prod(values) for values in zip(*factors, strict=True)) / len(factors[0])
+    except (KeyError, ValueError):
         raise RunError(f"The run in {run} has no {name}, which the search needs.") from None
     if not math.isfinite(value):
         raise RunError(f"{name} of the run in {run} is {value}.")
@@ -65,13 +69,17 @@ def needs_no_start(job: Job, config: dict[str, Any]) -> bool:
     return config["output_dir"] is None and is_finished(job, config)
 
 
+def _scores(evaluation: Path) -> dict[str, list[float]]:
+    """Each scorer's column. Raises RunError for a table that cannot be used."""
+    try:
+        table = read_scores(evaluation)
+        return {scorer: table.values(scorer).tolist() for scorer in table.scorers}
+    except UserError as error:
+        raise RunError(str(error)) from None
+
+
 def _rows(file: Path) -> list[dict[str, str]]:
     if not file.exists():
         return []
     with open(file, encoding="utf-8", newline="") as lines:
         return list(csv.DictReader(lines))
-
-
-def _last_tenth(file: Path) -> list[dict[str, str]]:
-    rows = _rows(file)
-    return rows[-max(1, len(rows) // 10) :]

@@ -1,0 +1,162 @@
+"""scores.csv of an evaluation: its one writer and its one reader.
+
+Columns: index, prompt, seed, image; category and cluster where the prompts have them; then numbers, a column a scorer.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TypedDict
+
+import numpy as np
+
+from mapolab import files
+from mapolab.errors import UserError
+
+FILE = "scores.csv"
+REQUIRED, OPTIONAL = ("index", "prompt", "seed", "image"), ("category", "cluster")
+OWN = (*REQUIRED, *OPTIONAL)
+"""Columns that no scorer may be called."""
+
+
+class Picture(TypedDict):
+    """What a row says of its picture, beside the scores.
+
+    index: of the prompt, from 0. image: the file, from the evaluation's folder. category, cluster: "" where the table
+    has none.
+    """
+
+    index: int
+    prompt: str
+    seed: int
+    image: str
+    category: str
+    cluster: str
+
+
+def write_scores(folder: Path, pictures: Sequence[Picture], scores: Mapping[str, Sequence[float]]) -> None:
+    """Write scores.csv. scores: scorer -> (pictures,), in 9 digits; every text is read again as it is."""
+    own = [*REQUIRED, *(name for name in OPTIONAL if any(picture[name] for picture in pictures))]
+    lines = [[*own, *scores]]
+    for number, picture in enumerate(pictures):
+        values = [f"{column[number]:.9g}" for column in scores.values()]
+        lines.append([*(str(picture[name]) for name in own), *values])
+    files.write_text(folder / FILE, "".join(",".join(map(_cell, line)) + "\n" for line in lines))
+
+
+def _cell(text: str) -> str:
+    # csv.writer writes a carriage return without quotes where lines end in \n, and csv.reader then ends the row there.
+    return '"' + text.replace('"', '""') + '"' if any(sign in text for sign in ',"\r\n') else text
+
+
+@dataclass(frozen=True)
+class ScoresTable:
+    """The table of an evaluation's folder. What is asked of it raises UserError where a cell does not hold that."""
+
+    file: Path
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    lines: tuple[int, ...]
+    """Where each row begins in the file, from 1."""
+
+    @property
+    def scorers(self) -> tuple[str, ...]:
+        """The scorers' columns in order."""
+        return tuple(name for name in self.header if name not in OWN)
+
+    @cached_property
+    def pictures(self) -> tuple[Picture, ...]:
+        """What was drawn, in the order of the rows."""
+        columns = {name: self.header.index(name) for name in OWN if name in self.header}
+        if missing := [name for name in REQUIRED if name not in columns]:
+            raise _broken(self.file, f"has no column {', '.join(missing)}")
+        found = []
+        for row, line in zip(self.rows, self.lines, strict=True):
+            cells = {name: row[column] for name, column in columns.items()}
+            numbers = {name: self._integer(cells[name], name, line) for name in ("index", "seed")}
+            found.append(Picture(**(dict.fromkeys(OPTIONAL, "") | cells | numbers)))
+        return tuple(found)
+
+    def values(self, scorer: str) -> np.ndarray:
+        """(pictures,) in the order of the rows, all finite."""
+        if scorer not in self.scorers:
+            raise _broken(self.file, f"has no scores of {scorer}")
+        column = self.header.index(scorer)
+        cells = [row[column] for row in self.rows]
+        return np.array([self._number(cell, scorer, line) for cell, line in zip(cells, self.lines, strict=True)])
+
+    def means(self) -> dict[str, float]:
+        """By scorer."""
+        return {scorer: sum(self.values(scorer).tolist()) / len(self.rows) for scorer in self.scorers}
+
+    def _integer(self, cell: str, column: str, line: int) -> int:
+        if not cell.isascii() or not cell.removeprefix("-").isdigit():
+            raise _broken(self.file, f"has {cell!r:.60} in line {line}, column {column}, which is no whole number")
+        return int(cell)
+
+    def _number(self, cell: str, column: str, line: int) -> float:
+        try:
+            value = float(cell)
+        except ValueError:
+            value = math.nan
+        if not math.isfinite(value):
+            raise _broken(self.file, f"has {cell!r:.60} in line {line}, column {column}, which is no finite number")
+        return value
+
+
+def read_scores(folder: Path) -> ScoresTable:
+    """The table in an evaluation's folder, as this or an earlier version wrote it.
+
+    Raises UserError for a file that is missing, cut off or no such table, and for one in which a scorer is called like
+    a column of ours, which earlier versions let pass.
+    """
+    file = folder / FILE
+    try:
+        text = file.read_bytes().decode("utf-8-sig")
+        # newline="": a carriage return within quotes belongs to the prompt.
+        reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+        header = next(reader, [])
+        rows, lines, begin = [], [], reader.line_num + 1
+        for row in reader:
+            rows.append(tuple(row))
+            lines.append(begin)
+            begin = reader.line_num + 1
+    except FileNotFoundError:
+        raise _broken(file, "is missing") from None
+    except (OSError, ValueError, csv.Error) as error:
+        raise _broken(file, f"cannot be read ({error})") from None
+    if not rows or not text.endswith(("\n", "\r")):
+        raise _broken(file, "ends in the middle of a line" if rows else "has no row")
+    for row, line in zip(rows, lines, strict=True):
+        if len(row) != len(header):
+            raise _broken(file, f"has {len(row)} cells in line {line} under {len(header)} columns")
+    _check_with_settings(file, len(rows))
+    if twice := next((name for name in header if header.count(name) > 1), None):
+        raise _broken(file, f"has two columns called {twice}")
+    return ScoresTable(file, tuple(header), tuple(rows), tuple(lines))
+
+
+def _check_with_settings(file: Path, rows: int) -> None:
+    """settings.json beside the table, where it is there, knows how many rows there must be, and the scorers."""
+    try:
+        settings = files.read_json(file.with_name("settings.json"))
+    except (OSError, ValueError):
+        return
+    expected = settings["prompt_count"] * settings.get("images_per_prompt", 1)
+    if rows < expected:
+        raise _broken(file, f"has {rows} rows of {expected}")
+    if taken := next((scorer["name"] for scorer in settings["scorers"] if scorer["name"] in OWN), None):
+        raise _broken(file, f"has a scorer called {taken}, which is a column of the table itself: rename that scorer")
+
+
+def _broken(file: Path, reason: str) -> UserError:
+    return UserError(
+        f"{file} {reason}. Give the `mapolab evaluate` command of {file.parent.parent.parent} again: it writes the "
+        "table anew, and draws and scores nothing that is kept."
+    )
