@@ -56,9 +56,7 @@ def curve_averaging(comparison: Comparison) -> int:
 
 def _curve_plot(comparison: Comparison, column: str) -> Plot:
     title, about = CURVES[column]
-    having = {
-        method.label: [run for run in method.runs if _has(run.metrics, column)] for method in comparison.methods
-    }
+    having = {method.label: [run for run in method.runs if _has(run.metrics, column)] for method in comparison.methods}
     # By the steps as they were: in a mean over neighbours, a spike would look like many.
     values = [np.concatenate([run.metrics[column] for run in runs]) for runs in having.values() if runs]
     shown = reach(values, BOUNDED.get(column))

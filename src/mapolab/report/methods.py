@@ -123,11 +123,11 @@ def _told_keys(family: list[_Group]) -> list[str]:
     keys = dict.fromkeys(key for group in family for key in group.settings)
 
     def differ(key: str) -> bool:
-        return len({_text(group.settings.get(key)) for group in family}) > 1
+        return len({setting_text(group.settings.get(key)) for group in family}) > 1
 
     told = [key for key in keys if key not in LAST_RESORT and (key.startswith(OBJECTIVE) or differ(key))]
     for key in LAST_RESORT:
-        alike = Counter(tuple(_text(group.settings.get(one)) for one in told) for group in family)
+        alike = Counter(tuple(setting_text(group.settings.get(one)) for one in told) for group in family)
         if differ(key) and max(alike.values()) > 1:
             told.append(key)
     return sorted(told, key=lambda key: not key.startswith(OBJECTIVE))
@@ -142,7 +142,7 @@ def _rank(value: Any) -> tuple:
     if value is None:
         return (0, 0, "")
     is_number = isinstance(value, int | float)
-    return (1, value, "") if is_number else (2, 0, _text(value))
+    return (1, value, "") if is_number else (2, 0, setting_text(value))
 
 
 def _named(groups: list[_Group]) -> list[Method]:
@@ -221,7 +221,7 @@ def _parts(key: str) -> list[str]:
 
 def _short_value(value: Any, others: list[Any]) -> str:
     """In one word; of paths as many last parts as tell them apart; of what is long, the beginning and a hash."""
-    text = _text(value)
+    text = setting_text(value)
     if isinstance(value, str) and "/" in value:
         paths = {PurePosixPath(other).parts for other in others if isinstance(other, str)}
         own = PurePosixPath(value).parts
@@ -232,7 +232,7 @@ def _short_value(value: Any, others: list[Any]) -> str:
     return f"{text[: LONGEST_WORD - 9]}\N{HORIZONTAL ELLIPSIS}{short_hash(text)}"
 
 
-def _text(value: Any) -> str:
+def setting_text(value: Any) -> str:
     """As it is typed on the command line, a number in full."""
     if value is None:
         return "unset"

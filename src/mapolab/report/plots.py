@@ -58,11 +58,7 @@ def distribution_plots(comparison: Comparison) -> list[Plot]:
 
     Scores that are only 0 or 1 have no spread to look at and are left out.
     """
-    return [
-        _distribution_plot(comparison, score)
-        for score in comparison.scores
-        if score.about["kind"] != "accuracy"
-    ]
+    return [_distribution_plot(comparison, score) for score in comparison.scores if score.about["kind"] != "accuracy"]
 
 
 def _distribution_plot(comparison: Comparison, score: ScoreSummary) -> Plot:

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import yaml
 
-from mapolab.errors import UserError
 from mapolab.evaluation.scores_table import Picture, ScoresTable, read_scores
 from mapolab.evaluation.statistics import MethodScores
 from mapolab.files import read_json

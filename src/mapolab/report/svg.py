@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from html import escape
 
 import numpy as np
+from markupsafe import Markup
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from markupsafe import Markup
 
 # Drawn in colours that nothing else uses, and replaced by the page's own, which know light from dark.
 INK, MUTED, RULE = "#010102", "#010103", "#010104"
