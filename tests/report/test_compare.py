@@ -20,7 +20,7 @@ COMPARISON = Path("outputs/emoji_style/comparison")
 
 
 def run_compare(**changes) -> Path:
-    config = {"runs": PATTERN, "output_dir": None, "bootstrap_samples": 200, "confidence": 0.95, "seed": 0}
+    config = {"runs": PATTERN, "output_dir": None, "confidence": 0.95}
     return compare(config | changes)
 
 

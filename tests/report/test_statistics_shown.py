@@ -31,7 +31,7 @@ PATTERN = "outputs/emoji_style/*"
 
 @pytest.fixture
 def comparison(three_methods):
-    return compare_methods(*collect(PATTERN), 200, 0.95, 0)
+    return compare_methods(*collect(PATTERN), 0.95)
 
 
 def test_latex_marks_the_best_and_what_is_measurable(comparison) -> None:
@@ -87,7 +87,7 @@ def test_the_matrix_is_bold_by_holm_and_not_by_each_interval(workshop) -> None:
     workshop.base()
     for number in range(12):
         workshop.run("sft", 0, learning_rate=(number + 1) * 1e-5, noise=number)
-    compared = compare_methods(*collect(PATTERN), 200, 0.95, 0)
+    compared = compare_methods(*collect(PATTERN), 0.95)
     cells = [(score, label, other) for score in compared.scores for label, other in score.pairs if other != "base"]
     outside = [cell for cell in cells if cell[0].win_rate[cell[1]][cell[2]].excludes(0.5)]
     assert len(outside) >= 3
@@ -134,7 +134,7 @@ def test_methods_are_told_apart_without_colour_and_labels_without_overlap() -> N
 
 def test_scores_are_told_by_category_where_prompts_have_one(three_methods) -> None:
     """Means of each category's pictures alone, in the tables and on the page; without categories there is no table."""
-    assert category_table(compare_methods(*collect(PATTERN), 200, 0.95, 0)) is None
+    assert category_table(compare_methods(*collect(PATTERN), 0.95)) is None
     expected: dict[tuple[str, str], list[float]] = {}
     for file in sorted(Path("outputs").rglob("scores.csv")):
         rows = read_rows(file)
@@ -145,11 +145,11 @@ def test_scores_are_told_by_category_where_prompts_have_one(three_methods) -> No
         with open(file, "w", newline="", encoding="utf-8") as lines:
             csv.writer(lines).writerows([list(rows[0]), *(list(row.values()) for row in rows)])
     base, methods = collect(PATTERN)
-    header, rows = category_table(compare_methods(base, methods, 200, 0.95, 0))
+    header, rows = category_table(compare_methods(base, methods, 0.95))
     assert header[:3] == ["category", "method", "style"] and len(rows) == 2 * 4
     for category, method, style, *_ in rows:
         short = {"Base model": "base", "SFT": "sft", "MaPO": "mapo", "Diffusion-DPO": "diffusion_dpo"}[method]
         assert float(style.split()[0]) == pytest.approx(np.mean(expected[category, short]), abs=6e-4)
-    page = compare(compose("compare", [f"runs='{PATTERN}'", "bootstrap_samples=50"]))
+    page = compare(compose("compare", [f"runs='{PATTERN}'"]))
     assert "By category of prompt" in page.read_text(encoding="utf-8")
     assert "### By category of prompt" in (page.parents[1] / "summary.md").read_text(encoding="utf-8")

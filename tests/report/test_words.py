@@ -2,7 +2,7 @@
 
 import pytest
 
-from mapolab.evaluation.statistics import Estimate
+from mapolab.evaluation.intervals import Estimate
 from mapolab.report.collect import collect
 from mapolab.report.runs import read_rows
 from mapolab.report.summary import Comparison, compare_methods
@@ -12,7 +12,7 @@ PATTERN = "outputs/emoji_style/*"
 
 
 def comparison(runs: str = PATTERN) -> Comparison:
-    return compare_methods(*collect(runs), samples=500, confidence=0.95, seed=0)
+    return compare_methods(*collect(runs), confidence=0.95)
 
 
 def test_what_each_method_did(three_methods) -> None:

@@ -76,9 +76,10 @@ class Spread:
         """How far an interval goes below and above the mean that leaves out 1 - `tail` on either side.
 
         Each part by Student's t with its own degrees of freedom, added as squares (Howe 1974), with the shared variance
-        halved between them: where the seeds decide, it is their t, and where they do not, the clusters'. Satterthwaite's
-        degrees of freedom for the sum covered 91% instead of 95% at three seeds. The clusters' t is widened to where
-        their skewness puts it (Hall 1992), and never narrowed by it: alone, it covered 93% of tails as heavy as t3's.
+        halved between them: where the seeds decide, it is their t, and where they do not, the clusters'. (Welch and
+        Satterthwaite's degrees of freedom for the sum covered 91% instead of 95% at three seeds.) The clusters' t is
+        widened to where their skewness puts it (Hall 1992), and never narrowed by it, which covered 93% where tails
+        are as heavy as those of t with three degrees of freedom.
         """
         plain = _t(tail, self.clusters)
         skewed = _skewed(plain, self.clusters.skewness), -_skewed(-plain, self.clusters.skewness)

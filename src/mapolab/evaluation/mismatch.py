@@ -24,10 +24,10 @@ from mapolab.data.sources.open import open_source
 from mapolab.errors import UserError
 from mapolab.evaluation.features import Features, build_features, frechet_and_kernel_distance
 from mapolab.evaluation.generation import generate, load_pipeline, picture_keys
+from mapolab.evaluation.intervals import INTERVALS
 from mapolab.evaluation.models import EvaluatedModel, base_of, model_of_run
 from mapolab.evaluation.options import USUAL, settings_of
 from mapolab.evaluation.processes import start_processes
-from mapolab.evaluation.intervals import INTERVALS
 from mapolab.evaluation.statistics import MINIMUM, MethodScores, PairedStatistics
 from mapolab.evaluation.store import Store
 from mapolab.streams import Stream, generator

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
-from mapolab.evaluation.options import DRAWN_BY
 from mapolab.evaluation.intervals import INTERVALS, Estimate
+from mapolab.evaluation.options import DRAWN_BY
 from mapolab.evaluation.statistics import MINIMUM
 from mapolab.report.names import scorer_name
 from mapolab.report.summary import Comparison, ScoreSummary
@@ -85,7 +85,7 @@ def findings(comparison: Comparison) -> list[tuple[str, str]]:
 
 
 def leader(comparison: Comparison) -> str | None:
-    """Which method is best by the first scorer, and of which others measurably (by Holm over all pairs); None for one method."""
+    """Which method is best by the first scorer, and of which others measurably (Holm, all pairs); None for one method."""
     if not comparison.scores or len(comparison.methods) < 2:
         return None
     score = comparison.scores[0]
