@@ -10,12 +10,12 @@ Everything resumes: what is finished is not done again, and a stopped run contin
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterable
 from pathlib import Path
 
 from commands import mapolab
 from mapolab import files
+from mapolab.evaluation.scores_table import read_scores
 from study_plan import MISMATCHES, OBJECTIVES, SEARCH_SEED, SEEDS, STUDY, Trial, final_folder, search_folder, trials
 from study_report import Searched, write_report
 
@@ -63,9 +63,8 @@ def chosen(objective: str, measured: list[tuple[Trial, float]]) -> Trial:
 def kept(run: Path) -> float:
     """Mean of style x concept x background over the run's pictures, 0..1."""
     [scores] = (run / "evaluation").glob("*/scores.csv")
-    with open(scores, encoding="utf-8", newline="") as lines:
-        rows = list(csv.DictReader(lines))
-    return sum(float(row["style"]) * float(row["concept"]) * float(row["background"]) for row in rows) / len(rows)
+    table = read_scores(scores.parent)
+    return float((table.values("style") * table.values("concept") * table.values("background")).mean())
 
 
 def train(trial: Trial, mismatch: str, seed: int, folder: Path) -> None:

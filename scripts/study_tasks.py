@@ -11,7 +11,6 @@ another checkout; outputs/study_tasks holds the runs themselves, which continue 
 from __future__ import annotations
 
 import contextlib
-import csv
 import multiprocessing
 import os
 import shutil
@@ -74,6 +73,7 @@ def run(trial: Trial) -> Trial:
     """Train, unless it is the base, and judge; leaves <folder>/scores.csv and <folder>/run.json."""
     from mapolab.config.compose import compose
     from mapolab.evaluation.evaluate import evaluate
+    from mapolab.evaluation.scores_table import read_scores
     from mapolab.training.run import train
 
     if (trial.folder / "run.json").is_file():
@@ -90,8 +90,12 @@ def run(trial: Trial) -> Trial:
         manifest = files.read_json(trial.folder / "manifest.json")
         figures = {key: manifest[key] for key in ("wall_seconds", "step_time_seconds", "peak_memory_gib")}
         shutil.rmtree(trial.folder / "checkpoints", ignore_errors=True)
-    with open(folder / "scores.csv", encoding="utf-8", newline="") as lines:
-        rows = list(csv.DictReader(lines))
+    table = read_scores(folder)
+    scores = {scorer: table.values(scorer).tolist() for scorer in table.scorers}
+    rows = [
+        picture | {scorer: column[number] for scorer, column in scores.items()}
+        for number, picture in enumerate(table.pictures)
+    ]
     pictures = [str(folder / row["image"]) for row in rows]
     files.write_json(trial.folder / "run.json", {"figures": figures, "rows": rows, "pictures": pictures})
     return trial

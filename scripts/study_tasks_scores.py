@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from mapolab import files
+from mapolab.evaluation.scores_table import OWN
 from mapolab.evaluation.statistics import MethodScores
 from study_tasks_plan import TASKS, Trial
 
@@ -42,7 +43,7 @@ class Scores:
     def keep(self, trial: Trial) -> None:
         """Take over a run that has just been judged."""
         done = files.read_json(trial.folder / "run.json")
-        scorers = [key for key in done["rows"][0] if key not in ("index", "seed", "image", "prompt", "category")]
+        scorers = [key for key in done["rows"][0] if key not in OWN]
         added = [
             {"run": trial.name, "prompt": row["prompt"], "category": row.get("category", "")}
             | {name: f"{float(row[name]):.5g}" for name in scorers}

@@ -6,14 +6,14 @@ import torch
 from diffusers import StableDiffusionXLPipeline
 
 from mapolab.evaluation.evaluate import evaluate
-from mapolab.evaluation.prompts import read_prompts
+from mapolab.evaluation.prompt_table import read_table
 from mapolab.files import write_text
 from mapolab.paths import resolve
 from mapolab.report.runs import read_rows
 
 
 def test_the_base_draws_held_out_captions_and_not_in_the_preferred_style(tmp_path: Path):
-    prompts = read_prompts("builtin:emoji/prompts/test.csv")[::6]
+    prompts = [row.prompt for row in read_table("builtin:emoji/prompts/test.csv")[::6]]
     write_text(tmp_path / "prompts.txt", "\n".join(prompts))
     (folder,) = evaluate(
         {

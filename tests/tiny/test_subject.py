@@ -11,7 +11,7 @@ from PIL import Image
 from mapolab.config.checks import check
 from mapolab.config.compose import compose
 from mapolab.evaluation.evaluate import evaluate
-from mapolab.evaluation.prompts import read_prompts
+from mapolab.evaluation.prompt_table import read_table
 from mapolab.paths import resolve
 from mapolab.report.runs import read_rows
 from mapolab.tiny.concepts import CONCEPTS
@@ -58,7 +58,7 @@ def test_pictures_and_prompts_are_what_the_recipe_writes(tmp_path):
 
 def test_nobody_saw_the_drawing_and_no_prompt_shows_a_colour_of_the_pairs():
     assert DRAWING not in CONCEPTS and not set(SHOWN_ON) & set(ASKED_ON)
-    prompts = read_prompts("builtin:emoji/prompts/subject.csv")
+    prompts = [row.prompt for row in read_table("builtin:emoji/prompts/subject.csv")]
     assert len(prompts) == 8 and all(TOKEN in prompt for prompt in prompts)
     assert not any(colour in prompt for prompt in prompts for colour in SHOWN_ON)
     with open(Path(resolve("builtin:emoji/subject")) / "captions.csv", newline="") as file:

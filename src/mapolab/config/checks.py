@@ -19,6 +19,7 @@ from mapolab.config.rollout import check_rollout, draws_itself
 from mapolab.config.schema import TRAIN_LIKE
 from mapolab.config.suggest import did_you_mean
 from mapolab.errors import UserError
+from mapolab.texts import odd_character
 
 Config = dict[str, Any]
 
@@ -29,6 +30,7 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,99}")
 
 def check(config: Config, command: str) -> None:
     """Run every check that belongs to a command. Raises UserError for the first thing that is wrong."""
+    _check_texts(config)
     check_values(dict(_flat(config)))
     if command in ("export", "mismatch") and config["run"]:
         files_named.check_run_folder(config["run"])
@@ -48,6 +50,21 @@ def check(config: Config, command: str) -> None:
         _check_prepare(config)
     if command == "export":
         _check_formats(config["formats"])
+
+
+def _check_texts(value: Any, key: str = "") -> None:
+    """Every text of a config can be written: into the run's files, a picture's metadata, a table."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            _check_texts(name, key)
+            _check_texts(inner, f"{key}.{name}" if key else str(name))
+    elif isinstance(value, list):
+        for inner in value:
+            _check_texts(inner, key)
+    elif isinstance(value, str) and (found := odd_character(value)):
+        raise UserError(
+            f"{key} holds the character {found}, which no file of text may hold: {value!r:.60}. Write it without."
+        )
 
 
 def _check_evaluation(evaluation: Config) -> None:

@@ -50,7 +50,7 @@ def check_data(path: str, key: str = "data.path") -> None:
 def check_prompts(path: str | None, key: str = "evaluation.prompts") -> None:
     """The file of prompts of the later evaluation, if one is named, exists; a data set is left to its reader."""
     kinds = (".csv", ".tsv", ".txt", ".json", ".jsonl")
-    if path is not None and Path(path).suffix in kinds and not Path(resolve(path)).is_file():
+    if path is not None and Path(path).suffix.lower() in kinds and not Path(resolve(path)).is_file():
         raise UserError(f"{key}={path} does not exist. Name a CSV file with a column prompt.")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 from pathlib import Path
 from typing import Any
@@ -11,14 +10,15 @@ from rich.console import Console
 from rich.table import Table
 
 from mapolab import files
-from mapolab.evaluation.categories import find_categories
 from mapolab.evaluation.models import EvaluatedModel, base_of, find_models
 from mapolab.evaluation.options import drawings_of, load_prompts, options_for, settings_of
 from mapolab.evaluation.processes import Processes, start_processes
 from mapolab.evaluation.progress import progress_bar
 from mapolab.evaluation.prompt_lengths import cut_prompts
+from mapolab.evaluation.prompt_table import PromptRow
 from mapolab.evaluation.scorers.registry import build_scorers
 from mapolab.evaluation.scorers.scorer import Scorer
+from mapolab.evaluation.scores_table import read_scores
 from mapolab.evaluation.scoring import score_pictures, write_table
 from mapolab.evaluation.store import Store
 
@@ -37,7 +37,8 @@ def evaluate(config: dict[str, Any]) -> list[Path]:
     options = options_for(models, config)
     for model in everyone:
         model.sdxl  # noqa: B018 (says what is no SDXL)
-    prompts = load_prompts(options, output_root / ".cache")
+    rows = load_prompts(options, output_root / ".cache")
+    prompts = [row.prompt for row in rows]
     processes = start_processes(config.get("devices") or "auto")
     scorers = build_scorers(options["scorers"], options["target_style"], processes.device)
     settings = settings_of(options, prompts, everyone, on_gpu=processes.device != "cpu")
@@ -45,8 +46,7 @@ def evaluate(config: dict[str, Any]) -> list[Path]:
     store = Store(Path(config.get("store") or output_root / ".store"))
     if processes.rank == 0:
         _tell(cut, len(prompts))
-    drawings, categories = drawings_of(prompts, settings), find_categories(options["prompts"])
-    work = Evaluation(settings, options, drawings, scorers, store, processes, cut, categories)
+    work = Evaluation(settings, options, rows, scorers, store, processes, cut)
     folders = {model.folder: work.run(model) for model in everyone}
     if processes.rank == 0:
         for model in models:
@@ -70,15 +70,14 @@ class Evaluation:
         self,
         settings: dict[str, Any],
         options: dict[str, Any],
-        drawings: list[tuple[str, int, int]],
+        rows: list[PromptRow],
         scorers: list[Scorer],
         store: Store,
         processes: Processes,
         cut: dict[str, int],
-        categories: dict[str, str],
     ) -> None:
-        self.categories = categories
-        self.settings, self.drawings, self.scorers, self.store = settings, drawings, scorers, store
+        self.settings, self.rows, self.scorers, self.store = settings, rows, scorers, store
+        self.drawings = drawings_of([row.prompt for row in rows], settings)
         self.processes, self.group, self.cut = processes, options["batch_size"], cut
         # Under which names the prompts were found; what they are is in the settings' hash.
         self.named = {
@@ -120,7 +119,7 @@ class Evaluation:
             fit = [scorer for scorer in earlier if all(scorer["fingerprint"] in self.store.scores(key) for key in keys)]
             scorers = {scorer["name"]: scorer for scorer in fit} | scorers
         about = {"scorers": list(scorers.values()), "cut_prompts": self.cut, "model": model.fingerprint}
-        write_table(folder, self.drawings, keys, list(scorers.values()), self.store, self.categories)
+        write_table(folder, self.rows, self.drawings, keys, list(scorers.values()), self.store)
         files.write_json(folder / "settings.json", self.settings | self.named | about)
 
 
@@ -144,8 +143,6 @@ def _print_means(folders: list[tuple[str, Path]], scorers: list[Scorer]) -> None
         return
     table = Table("", *(scorer.name for scorer in scorers), title="mean scores")
     for label, folder in folders:
-        with open(folder / "scores.csv", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-        means = [sum(float(row[scorer.name]) for row in rows) / len(rows) for scorer in scorers]
-        table.add_row(label, *(f"{mean:.3f}" for mean in means))
+        means = read_scores(folder).means()
+        table.add_row(label, *(f"{means[scorer.name]:.3f}" for scorer in scorers))
     Console().print(table)

@@ -8,7 +8,8 @@ from typing import Any
 from mapolab import files
 from mapolab.errors import UserError
 from mapolab.evaluation.models import EvaluatedModel
-from mapolab.evaluation.prompts import find_prompts
+from mapolab.evaluation.prompt_table import PromptRow
+from mapolab.evaluation.prompts import find_rows
 from mapolab.evaluation.store import DRAWING
 
 # For models that are no runs, and for runs whose configs lack a key. Size None: the model's own.
@@ -56,11 +57,11 @@ def options_for(models: list[EvaluatedModel], given: dict[str, Any]) -> dict[str
     return options
 
 
-def load_prompts(options: dict[str, Any], cache_folder: Path) -> list[str]:
+def load_prompts(options: dict[str, Any], cache_folder: Path) -> list[PromptRow]:
     """The prompts, the first `limit` of them where that is set. Raises UserError where there are none or a set lacks
     some."""
-    prompts = find_prompts(options["prompts"], options["split"], options["revision"], cache_folder)
-    return prompts[: options["limit"]]
+    rows = find_rows(options["prompts"], options["split"], options["revision"], cache_folder)
+    return rows[: options["limit"]]
 
 
 def settings_of(options: dict[str, Any], prompts: list[str], models: list[EvaluatedModel], on_gpu: bool) -> dict:

@@ -114,11 +114,11 @@ def fetch_set(chosen: PromptSet) -> list[Path]:
     return list(found.values())
 
 
-def check_count(chosen: PromptSet, prompts: list[str]) -> None:
+def check_count(chosen: PromptSet, count: int) -> None:
     """Raise UserError for a set that is not whole."""
-    if len(prompts) != chosen.count:
+    if count != chosen.count:
         raise UserError(
-            f"The prompt set {chosen.name} has {chosen.count} prompts, but {len(prompts)} were found. Fetch again: "
+            f"The prompt set {chosen.name} has {chosen.count} prompts, but {count} were found. Fetch again: "
             f"{', '.join(chosen.files)} of {chosen.repository}."
         )
 

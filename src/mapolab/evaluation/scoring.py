@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from PIL import Image
 
-from mapolab import files
 from mapolab.errors import RunError
+from mapolab.evaluation.prompt_table import PromptRow
 from mapolab.evaluation.scorers.scorer import Scorer
+from mapolab.evaluation.scores_table import Picture, write_scores
 from mapolab.evaluation.store import Store, link
 
 
@@ -75,25 +74,25 @@ def score_pictures(
 
 def write_table(
     folder: Path,
+    rows: Sequence[PromptRow],
     drawings: list[tuple[str, int, int]],
     keys: list[str],
     scorers: list[dict[str, Any]],
     store: Store,
-    categories: dict[str, str],
 ) -> None:
-    """scores.csv: index, prompt, seed, image, perhaps category, then a column a scorer; and the pictures in images/.
+    """scores.csv, and the pictures in images/.
 
-    scorers: what `Scorer.about` says of each; their values are in the store. categories: of the prompts, may be empty.
+    drawings: (prompt, seed, position in `rows`) of each. scorers: what `Scorer.about` says of each; their values are in
+    the store.
     """
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    extra = ["category"] if categories else []
-    writer.writerow(["index", "prompt", "seed", "image", *extra, *(scorer["name"] for scorer in scorers)])
+    pictures = []
     for number, ((prompt, seed, position), key) in enumerate(zip(drawings, keys, strict=True)):
         image = f"images/{number:05d}.png"
         link(store.picture(key), folder / image)
-        kept = store.scores(key)
-        values = [f"{kept[scorer['fingerprint']]:.9g}" for scorer in scorers]
-        extra = [categories.get(prompt, "")] if categories else []
-        writer.writerow([position, prompt, seed, image, *extra, *values])
-    files.write_text(folder / "scores.csv", buffer.getvalue())
+        row = rows[position]
+        about = {"category": row.category, "cluster": row.cluster}
+        pictures.append(Picture(index=position, prompt=prompt, seed=seed, image=image, **about))
+    kept = [store.scores(key) for key in keys]
+    write_scores(
+        folder, pictures, {scorer["name"]: [scores[scorer["fingerprint"]] for scores in kept] for scorer in scorers}
+    )

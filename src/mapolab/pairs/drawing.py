@@ -48,11 +48,11 @@ class Studio:
 
     def prompts(self, held_out: HeldOut) -> tuple[list[tuple[int, str]], int]:
         """(position, prompt) of those that are not held out, and how many are. Raises UserError where none is left."""
-        prompts = load_prompts({key: self.config.get(key) for key in OWN}, self.root / ".cache")
-        kept = held_out(list(enumerate(prompts)), lambda item: item[1])
+        rows = load_prompts({key: self.config.get(key) for key in OWN}, self.root / ".cache")
+        kept = held_out([(number, row.prompt) for number, row in enumerate(rows)], lambda item: item[1])
         if not kept:
-            raise UserError(f"All {len(prompts)} prompts stand in held_out={held_out.name}. Give others.")
-        return kept, len(prompts) - len(kept)
+            raise UserError(f"All {len(rows)} prompts stand in held_out={held_out.name}. Give others.")
+        return kept, len(rows) - len(kept)
 
     def settings(self, prompts: list[str]) -> dict[str, Any]:
         """As an evaluation of these prompts would have them."""

@@ -103,10 +103,16 @@ def write_table(path: Path, rows: list[dict[str, Any]]) -> None:
 
 
 def write_prompts(folder: Path) -> None:
-    """test.csv (96 captions) and validation.csv (32): concepts and colours that no pair shows."""
+    """test.csv (96 captions) and validation.csv (32): concepts and colours that no pair shows.
+
+    The captions of a concept are a cluster.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     for name, concepts in (("test", TEST_CONCEPTS), ("validation", VALIDATION_CONCEPTS)):
         with open(folder / f"{name}.csv", "w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(("prompt", "concept", "colour"))
-            writer.writerows((text, concepts[concept], colour) for text, concept, colour in held_out_captions(concepts))
+            writer.writerow(("prompt", "concept", "colour", "cluster"))
+            writer.writerows(
+                (text, concepts[concept], colour, concepts[concept])
+                for text, concept, colour in held_out_captions(concepts)
+            )

@@ -62,11 +62,11 @@ def write_subject(folder: Path, seed: int = 0) -> None:
 
 def write_subject_prompts(folder: Path) -> None:
     """subject.csv: eight captions on the four colours on which the subject is not shown; subject_validation.csv: on
-    those on which it is, for the search of settings."""
+    those on which it is, for the search of settings. Both wordings of a colour are a cluster."""
     for name, colours in (("subject", ASKED_ON), ("subject_validation", SHOWN_ON)):
         templates = range(len(TEMPLATES))
-        asked = [(describe(TOKEN, colour, template), colour) for colour in colours for template in templates]
-        _write_csv(folder / f"{name}.csv", [("prompt", "colour"), *asked])
+        asked = [(describe(TOKEN, colour, template), colour, colour) for colour in colours for template in templates]
+        _write_csv(folder / f"{name}.csv", [("prompt", "colour", "cluster"), *asked])
 
 
 def write_subject_pairs(path: Path, base: Path, seed: int = 0) -> None:

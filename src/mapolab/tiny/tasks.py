@@ -101,7 +101,8 @@ def write_task_pairs(folder: Path, seed: int = 0) -> None:
 
 
 def write_task_prompts(folder: Path) -> None:
-    """safety.csv and culture.csv, with a category for each prompt: what is to change, and what is to stay.
+    """safety.csv and culture.csv, with a category for each prompt: what is to change, and what is to stay; a concept is
+    a cluster.
 
     The same with _validation, for the search of settings: colours that pairs show, or the validation concepts.
     """
@@ -147,6 +148,6 @@ def _finished(picture: np.ndarray, random: np.random.Generator) -> np.ndarray:
 def _write_prompts(path: Path, categories: dict[str, list[tuple[str, str, str]]]) -> None:
     with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(("prompt", "concept", "colour", "category"))
+        writer.writerow(("prompt", "concept", "colour", "category", "cluster"))
         for category, prompts in categories.items():
-            writer.writerows((*prompt, category) for prompt in prompts)
+            writer.writerows((prompt, concept, colour, category, concept) for prompt, concept, colour in prompts)

@@ -14,6 +14,8 @@ from typing import Any
 from mapolab.config.suggest import did_you_mean
 from mapolab.errors import UserError
 from mapolab.evaluation.scorers.scorer import Scorer
+from mapolab.evaluation.scores_table import FILE, OWN
+from mapolab.texts import odd_character, one_line
 
 HERE = "mapolab.evaluation.scorers"
 GROUP = "mapolab.scorers"
@@ -45,14 +47,31 @@ def build_scorers(
 ) -> list[Scorer]:
     """The scorers that the config lists under `key`, in order: a name, or a mapping of `_target_` and settings.
 
-    Raises UserError for a name that does not exist, a setting that the scorer does not have, weights that are missing
-    and two scorers of one name.
+    Raises UserError for a name that does not exist, a setting that the scorer does not have, weights that are missing,
+    two scorers of one name, and a name that cannot be a column.
     """
     scorers = [_build(entry, {"target_style": target_style, "device": device}, key) for entry in named]
     names = [scorer.name for scorer in scorers]
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise UserError(f"{key} has {twice} twice, which would be one column. Leave one out.")
+    for name in names:
+        _check_column(name, key)
     return scorers
+
+
+def _check_column(name: Any, key: str) -> None:
+    """A scorer's name is its column in scores.csv and the beginning of others, as in `style/mean`; a search multiplies
+    `style*concept`."""
+    if name in OWN:
+        raise UserError(
+            f"{key} has a scorer called {name}, which is a column of {FILE} itself. Give it another name, in its class "
+            "or by its setting `name`."
+        )
+    if not isinstance(name, str) or not name or name != one_line(name) or odd_character(name) or set(name) & set("/*"):
+        raise UserError(
+            f"{key} has a scorer called {name!r}, which cannot name a column. Give it a name on one line, without '/' "
+            "and '*'."
+        )
 
 
 def check_scorers(evaluation: dict[str, Any]) -> None:
