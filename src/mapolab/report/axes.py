@@ -16,6 +16,10 @@ FLATTENED = 3
 """The axis ends before the outermost values where these would squeeze all others into less than a third of it."""
 ORDERS = 30
 """Positive values whose usual range spans such a factor stand on a logarithmic axis."""
+MOST_BEYOND = 0.05
+"""At most this share of the values lies beyond an axis, or else all are shown."""
+VANISHING = 1e-3
+"""On a logarithmic axis, how far below a method's median its values are followed."""
 FENCE = 3
 """Interquartile ranges beyond a quartile, from where on Tukey calls a value far out."""
 
@@ -78,15 +82,21 @@ def _usual(groups: list[np.ndarray], everything: np.ndarray) -> tuple[float, flo
     """(low, high, whether logarithmic), with a margin."""
     usual = [_without_far_out(values) for values in groups]
     low, high = min(values.min() for values in usual), max(values.max() for values in usual)
-    logarithmic = bool(low > 0 and high / low >= ORDERS)
-    if logarithmic:
-        low, high = np.log10(low), np.log10(high)
-        everything = np.log10(everything[everything > 0])
-    if everything.max() - everything.min() <= FLATTENED * (high - low) or low == high:
+    if (positive := everything[everything > 0]).size and low > 0 and high / low >= ORDERS:
+        low = min(_above_vanishing(values).min() for values in usual)
+        low, high = _cut(np.log10(low), np.log10(high), np.log10(positive[positive >= low]))
+        return 10**low, 10**high, True
+    return *_cut(low, high, everything), False
+
+
+def _cut(low: float, high: float, everything: np.ndarray) -> tuple[float, float]:
+    """The usual range with a margin, or the whole one: where it is not much larger, or too many values lie outside."""
+    outside = int(((everything < low) | (everything > high)).sum())
+    whole = np.ptp(everything) <= FLATTENED * (high - low) or low == high
+    if whole or outside > max(1, MOST_BEYOND * len(everything)):
         low, high = everything.min(), everything.max()
     margin = _margin(low, high)
-    low, high = float(low - margin), float(high + margin)
-    return (10**low, 10**high, True) if logarithmic else (low, high, False)
+    return float(low - margin), float(high + margin)
 
 
 def _without_far_out(values: np.ndarray) -> np.ndarray:
@@ -96,6 +106,11 @@ def _without_far_out(values: np.ndarray) -> np.ndarray:
         return values
     fence = FENCE * (third - first)
     return values[(values >= first - fence) & (values <= third + fence)]
+
+
+def _above_vanishing(values: np.ndarray) -> np.ndarray:
+    """A loss that goes to 0 would take the axis down to 1e-40."""
+    return values[values >= VANISHING * np.median(values)]
 
 
 def show(axes: Axes, which: Literal["x", "y"], found: Reach) -> None:

@@ -34,7 +34,7 @@ def wins_legend(comparison: Comparison) -> str:
     return (
         "How often the row's picture scores better than the column's, same prompt and same noise, ties as half. Bold "
         "where it differs from 50% after Holm's correction over all pairs and scorers; the small figures are its "
-        f"interval{units}. Every pair with its differences is in pairs.csv, beside this page's tables."
+        f"interval{units}, in per cent. Every pair with its differences is in pairs.csv, beside this page's tables."
     )
 
 
@@ -44,13 +44,13 @@ def difference_legend(comparison: Comparison) -> str:
     units = "clusters" if comparison.clustered else "prompts"
     return (
         "Paired by prompt and seed. Wins, ties and losses: shares of pictures; the win rate is the wins and half the "
-        f"ties. d: the mean difference in standard deviations of the {units}' differences. p: that "
-        "there is no difference, the level at which the mean's interval ends at 0, corrected by Holm over this whole "
-        "table. Found from: the smallest difference that so many prompts and training seeds find in four of five "
-        "studies. Prompts needed: to find a difference as large as the one seen; where that is more than the prompts "
-        "there were, 125 (of 96), no difference found may mean too few prompts; a dash where no number would do,"
-        f"{too_unlike} there is no difference. No spread: all {units} differ by the same, so that chance cannot be "
-        f"told from an effect; too few: fewer than {MINIMUM} {units}."
+        f"ties. d: the mean difference in standard deviations of the {units}' differences. p: that there is no "
+        "difference, the level at which the mean's interval ends at 0, corrected by Holm over this whole table. Found "
+        "from: the smallest difference that so many prompts and training seeds find in four of five studies, none "
+        "where no two scores are that far apart. Prompts needed: to find a difference as large as the one seen; where "
+        "that is more than the prompts there were, 125 (of 96), no difference found may mean too few prompts; a dash "
+        f"where no number would do,{too_unlike} there is no difference. No spread: all {units} differ by the same, so "
+        f"that chance cannot be told from an effect; too few: fewer than {MINIMUM} {units}."
     )
 
 

@@ -222,6 +222,10 @@ def _parts(key: str) -> list[str]:
 def _short_value(value: Any, others: list[Any]) -> str:
     """In one word; of paths as many last parts as tell them apart; of what is long, the beginning and a hash."""
     text = setting_text(value)
+    if isinstance(value, float):  # in six digits, unless these are another's too
+        short = f"{value:g}"
+        alike = {setting_text(other) for other in others if isinstance(other, float) and f"{other:g}" == short}
+        return short if len(alike) == 1 else text
     if isinstance(value, str) and "/" in value:
         paths = {PurePosixPath(other).parts for other in others if isinstance(other, str)}
         own = PurePosixPath(value).parts

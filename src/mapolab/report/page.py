@@ -254,7 +254,7 @@ def _win(score: ScoreSummary, label: str, other: str) -> WinCell | None:
     rate = score.win_rate[label][other]
     return WinCell(
         rate=percent(rate.value),
-        interval=f"{percent(rate.low)[:-1]}\N{EN DASH}{percent(rate.high)}" if rate.known else "\N{EN DASH}",
+        interval=f"{100 * rate.low:.0f}\N{EN DASH}{100 * rate.high:.0f}" if rate.known else "\N{EN DASH}",
         strength=round(2 * rate.value - 1, 3),
         is_clear=score.win_is_clear(label, other),
     )

@@ -83,9 +83,19 @@ def _difference_cells(score: ScoreSummary, label: str) -> list[str]:
         *(percent(share) for share in (found.wins, found.ties, found.losses)),
         unknown if found.effect_size is None else number(found.effect_size, 2),
         unknown if found.p_value is None else p_value(score.p_adjusted[label]),
-        DASH if found.detectable is None else number(found.detectable, visible_digits(found.detectable, digits)),
+        _found_from(score, found.detectable, digits),
         DASH if needed is None else f"{needed:,}{too_few}",
     ]
+
+
+def _found_from(score: ScoreSummary, difference: float | None, digits: int) -> str:
+    """The smallest difference that is found; `none` where it is larger than any two scores can differ."""
+    if difference is None:
+        return DASH
+    least, most = score.about.get("minimum"), score.about.get("maximum")
+    if least is not None and most is not None and difference > most - least:
+        return "none"
+    return number(difference, visible_digits(difference, digits))
 
 
 def p_value(value: float | None) -> str:
@@ -130,7 +140,10 @@ def needed_table(comparison: Comparison, scores: list[ScoreSummary]) -> tuple[li
 
 def _needed(score: ScoreSummary, label: str) -> str:
     *_, found_from, needed = _difference_cells(score, label)
-    return f"{needed.split(' ')[0]}, from {found_from}"
+    needed = needed.split(" ")[0]
+    return (
+        needed if found_from == DASH else f"{needed}, from {found_from}" if found_from != "none" else f"{needed}, none"
+    )
 
 
 def rich_tables(comparison: Comparison) -> list[Table]:
@@ -152,7 +165,10 @@ def _rich_table(title: str, header: list[str], rows: list[list[str]]) -> Table:
         told = Text(column.replace(" ", "\n") if len(column) > 10 else column)
         table.add_column(told, justify="right", no_wrap=True)
     for row in rows:
-        cells = (cell.replace(" [", "\n[").replace(", win", "\nwin").replace(", from", "\nfrom") for cell in row[1:])
+        cells = (
+            cell.replace(" [", "\n[").replace(", win", "\nwin").replace(", from", "\nfrom").replace(", none", "\nnone")
+            for cell in row[1:]
+        )
         table.add_row(Text(row[0]), *map(Text, cells))
     return table
 
