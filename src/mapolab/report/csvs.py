@@ -18,7 +18,7 @@ RENAMED = {"name": "experiment", "base": "base_model"}
 
 def summary_csv(comparison: Comparison) -> str:
     """One row a method, the base first; `<scorer>/...` columns, each estimate with its _low and _high. Cells are empty
-    where nothing can be told: `<scorer>/unknown_because` is the reason."""
+    where nothing can be told; pairs.csv has the reason."""
     return _csv([_csv_row(comparison, method) for method in comparison.everyone])
 
 
@@ -116,7 +116,6 @@ def _csv_against_base(score: ScoreSummary, label: str) -> dict[str, object]:
     row[f"{score.name}/detectable_difference"] = _figure(found.detectable)
     row[f"{score.name}/prompts_needed"] = _figure(found.prompts_needed)
     row[f"{score.name}/verdict_against_base"] = score.verdict(label)
-    row[f"{score.name}/unknown_because"] = found.why or ""
     return row
 
 

@@ -61,6 +61,6 @@ def cost_legend(comparison: Comparison) -> str:
     unlike = " The runs were trained on different hardware, so that their time and memory do not compare: "
     return (
         "Means over training seeds, and the largest peak memory. A sample is a pair of pictures, or a picture where a "
-        "method draws its own. Operations are counted as `mapolab plan` counts them, not measured."
+        "method draws its own. Operations are counted as mapolab plan counts them, not measured."
         f"{unlike + '; '.join(names) + '.' if len(names) > 1 else ''}"
     )
