@@ -10,7 +10,7 @@ from functools import cached_property
 import numpy as np
 from scipy import optimize, special
 
-from mapolab.evaluation.intervals import Estimate, Part, Spread
+from mapolab.evaluation.intervals import Estimate, Part, Spread, shares, squared_t, widening
 from mapolab.evaluation.statistics import MethodScores, PairedStatistics, outcomes
 
 POWER = 0.8
@@ -168,13 +168,12 @@ class _Reach:
         seeds = _found(spread.seeds, self.SHARES).reshape(shape[1])
         count = spread.clusters.freedom + 1
         skewness = special.ndtri(self.SKEWS).reshape(shape[2]) * math.sqrt(6 / (count + 3)) / math.sqrt(count)
-        t = -special.stdtrit(spread.clusters.freedom, level / 2)
-        skewed = 3 / skewness * (np.cbrt(1 + skewness * (t - skewness / 6)) - 1)
-        squares = np.maximum(t, skewed) ** 2
-        of_seeds = special.stdtrit(spread.seeds.freedom, level / 2) ** 2 if spread.seeds.freedom else 0.0
-        rest = squares * np.maximum(clusters - spread.shared / 2, 0)
-        rest = rest + of_seeds * np.maximum(seeds - spread.shared / 2, 0)
-        self._reach = np.sqrt(np.maximum(rest, squares * clusters))
+        of_clusters, of_seeds = spread.clusters.freedom, spread.seeds.freedom
+        parts = shares(clusters, seeds, spread.shared)
+        squares = squared_t(level / 2, *parts, of_clusters, of_seeds)
+        wider = widening(skewness, of_clusters) ** 2
+        alone = special.stdtrit(of_clusters, level / 2) ** 2 * clusters
+        self._reach = np.sqrt(np.maximum(squares[0] * parts[0] * wider + squares[1] * parts[1], alone * wider))
 
     def power(self, difference: float) -> float:
         """How often the interval of this difference leaves out 0."""

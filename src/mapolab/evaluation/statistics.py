@@ -79,8 +79,12 @@ class PairedStatistics:
         self._effective = 1 / float((self._weights**2).sum())  # as many clusters of one size would tell as much
 
     def mean(self, method: MethodScores) -> Estimate:
-        """Mean score over seeds and pictures."""
-        return self._mean(method.values.mean(0), [method.values], [method], method.bounds).estimate(self.confidence)
+        """Mean score over seeds and pictures. Of scores that are all 0 or 1 it is a share, and so is its interval."""
+        pictures, tables = method.values.mean(0), [method.values]
+        if method.bounds == (0, 1) and np.isin(method.values, (0, 1)).all():
+            share = Rate(float(pictures.mean()), self._spread(pictures, tables, RESOLUTION), self._too_few)
+            return share.estimate(self.confidence)
+        return self._mean(pictures, tables, [method], method.bounds).estimate(self.confidence)
 
     def difference(self, method: MethodScores, other: MethodScores) -> Estimate:
         """Mean of `method` minus mean of `other`, paired by picture, and by training seed where both have the same."""
@@ -121,7 +125,7 @@ class PairedStatistics:
         tail = (1 + self.confidence) / 2
         reach = float(special.stdtrit(freedom, tail)) * math.sqrt((above**2).sum()) / self.prompts
         low, high = _quantiles(np.sort(differences), 0.5 - reach, 0.5 + reach)
-        seeds = mean.spread.reach_of_seeds(tail)
+        seeds = math.sqrt(mean.spread.squares(tail)[1])
         low, high = value - math.hypot(value - low, seeds), value + math.hypot(high - value, seeds)
         return Estimate(value, max(low, min(mean.bounds[0], value)), min(high, max(mean.bounds[1], value)))
 

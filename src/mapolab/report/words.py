@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from mapolab.evaluation.intervals import INTERVALS, Estimate
+from mapolab.evaluation.intervals import INTERVALS, NO_SPREAD, Estimate
 from mapolab.evaluation.options import DRAWN_BY
 from mapolab.evaluation.statistics import MINIMUM
 from mapolab.report.names import scorer_name
@@ -85,7 +85,7 @@ def findings(comparison: Comparison) -> list[tuple[str, str]]:
 
 
 def leader(comparison: Comparison) -> str | None:
-    """Which method is best by the first scorer, and of which others measurably (Holm, all pairs); None for one method."""
+    """Which method is best by the first scorer, and of which others measurably; None for one method."""
     if not comparison.scores or len(comparison.methods) < 2:
         return None
     score = comparison.scores[0]
@@ -143,10 +143,16 @@ def _finding(comparison: Comparison, label: str) -> str:
     if unchanged := [score for score in others if verdicts[score.name] == "same"]:
         parts.append(f"{_names(unchanged)} did not change measurably")
     unknown = [score for score in others if verdicts[score.name] == "unknown"]
-    for why in dict.fromkeys(score.against[label][score.base].why for score in unknown):
-        concerned = [score for score in unknown if score.against[label][score.base].why == why]
-        parts.append(f"no change of {_names(concerned)} can be told ({why})")
+    for told in dict.fromkeys(_unknown(score, label) for score in unknown):
+        parts.append(told.format(_names([score for score in unknown if _unknown(score, label) == told])))
     return "; ".join(parts) + "."
+
+
+def _unknown(score: ScoreSummary, label: str) -> str:
+    found = score.against[label][score.base]
+    if found.why == NO_SPREAD and found.ties == 1:
+        return "{} did not change in any picture"
+    return f"no change of {{}} can be told ({found.why})"
 
 
 def _names(scores: list[ScoreSummary]) -> str:
