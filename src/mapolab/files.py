@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import secrets
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,22 @@ def write_text(path: str | Path, text: str) -> None:
 def write_json(path: str | Path, value: Any) -> None:
     """Replace `path` by `value` as indented JSON, atomically. Raises TypeError for what JSON cannot hold."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_csv(path: str | Path, lines: Iterable[Iterable[Any]]) -> None:
+    """Replace `path` by a table, atomically: every text is read again as it is, and None as an empty cell."""
+    write_text(path, csv_text(lines))
+
+
+def csv_text(lines: Iterable[Iterable[Any]]) -> str:
+    """The text of a table, as `write_csv` writes it."""
+    return "".join(",".join(map(_cell, line)) + "\n" for line in lines)
+
+
+def _cell(value: Any) -> str:
+    text = "" if value is None else str(value)
+    # csv.writer leaves a carriage return without quotes where lines end in \n, and csv.reader ends the row there.
+    return '"' + text.replace('"', '""') + '"' if any(sign in text for sign in ',"\r\n') else text
 
 
 def read_json(path: str | Path) -> Any:

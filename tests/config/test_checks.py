@@ -137,6 +137,16 @@ def test_what_is_compiled_needs_a_compiler(sound: list[str], monkeypatch: pytest
     check(compose("train", sound), "train")
 
 
+@pytest.mark.parametrize(("text", "sign"), [("a\udcff", "U+DCFF"), ("a\0b", "U+0000"), ("\x1b[0m", "U+001B")])
+def test_texts_that_no_file_may_hold_are_named_by_their_key(sound: list[str], text: str, sign: str) -> None:
+    config = compose("train", sound)
+    config["evaluation"]["negative_prompt"] = text
+    assert failure(config).startswith(f"evaluation.negative_prompt holds the character {sign}")
+    config = compose("evaluate", ["models=[x]"])
+    config["models"] = [{"name": text, "pretrained": "x"}]
+    assert failure(config, "evaluate").startswith(f"models.name holds the character {sign}")
+
+
 def test_export_names_its_formats(tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_text("{}")
     given = [f"run={tmp_path}", "to=out"]

@@ -16,6 +16,7 @@ from mapolab.errors import RunError, UserError
 from mapolab.evaluation.evaluate import evaluate
 from mapolab.evaluation.mismatch import mismatch
 from mapolab.evaluation.models import base_of, find_models
+from mapolab.evaluation.scores_table import read_scores
 from mapolab.files import read_json, write_json
 from mapolab.report.runs import read_rows
 from mapolab.report.wall import embed
@@ -120,6 +121,22 @@ def test_several_processes_draw_the_pictures_of_one(here, finished_run, tmp_path
     for one, two in zip(alone, (base, run), strict=True):
         assert pictures(one) == pictures(two)
         assert read_rows(one / "scores.csv") == read_rows(two / "scores.csv")
+
+
+def test_categories_and_clusters_stand_in_the_table_and_come_later_without_drawing(here, finished_run, tmp_path):
+    folders = here(scorers=["nsfw"], images_per_prompt=2)
+    before, rows = stored(tmp_path), read_scores(folders[1]).pictures
+    table = tmp_path / "Prompts.CSV"
+    table.write_text("prompt,category,cluster\na fox,animal,one\ntwo boats,,two\nrain,weather,one\n")
+    assert here(scorers=["nsfw"], images_per_prompt=2, prompts=str(table)) == folders and stored(tmp_path) == before
+    labels = [("animal", "one"), ("", "two"), ("weather", "one")]
+    for folder in folders:
+        found = read_scores(folder)
+        assert [(picture["category"], picture["cluster"]) for picture in found.pictures] == [
+            labels[n // 2] for n in range(6)
+        ]
+        assert [picture | {"category": "", "cluster": ""} for picture in found.pictures] == list(rows)
+        assert found.scorers == ("nsfw",)
 
 
 def test_the_base_is_evaluated_beside_the_run_and_other_settings_elsewhere(here, finished_run):

@@ -1,4 +1,4 @@
-"""Prompt files of every kind, the named sets from a mirror, and mistakes by name."""
+"""Which prompts a config names: files, the named sets from a mirror, and mistakes by name."""
 
 import csv
 import hashlib
@@ -11,46 +11,9 @@ import pytest
 
 from mapolab.errors import UserError
 from mapolab.evaluation.prompt_sets import MIRROR, PROMPT_SETS
-from mapolab.evaluation.prompts import find_prompts, held_out, read_prompts
+from mapolab.evaluation.prompt_table import PromptRow
+from mapolab.evaluation.prompts import find_prompts, find_rows, held_out
 from mapolab.paths import resolve
-
-
-def test_prompts_come_from_every_kind_of_file(tmp_path):
-    assert len(read_prompts("builtin:emoji/prompts/test.csv")) == 96
-    contents = {
-        "p.csv": "id,prompt\n1,a fox\n2,rain\n",
-        "p.tsv": "Prompt\tCategory\na fox\tanimals\nrain\tsky\n",
-        "p.txt": "a fox\n\n  rain\n",
-        "p.json": json.dumps(["a fox", "rain"]),
-        "q.json": json.dumps([{"prompt": "a fox"}, {"prompt": "rain"}]),
-        "p.jsonl": '{"caption": "a fox"}\n{"caption": "rain"}\n',
-    }
-    for name, content in contents.items():
-        (tmp_path / name).write_text(content, encoding="utf-8")
-        assert read_prompts(str(tmp_path / name)) == ["a fox", "rain"], name
-    (tmp_path / "p.csv").write_text('prompt,id\n"a fox\nin snow, ""red""",1\n"rain\r\nand\u2028wind",2\n', newline="")
-    assert read_prompts(str(tmp_path / "p.csv")) == ['a fox in snow, "red"', "rain and wind"]
-    (tmp_path / "p.jsonl").write_text('"a\u2028fox"\r\n{"prompt": "rain\u0085"}\n', encoding="utf-8")
-    assert read_prompts(str(tmp_path / "p.jsonl")) == ["a\u2028fox", "rain"]
-    parquet.write_table(pa.table({"prompt": ["a fox", "rain"], "id": [1, 2]}), tmp_path / "p.parquet")
-    assert find_prompts(str(tmp_path / "p.parquet"), None, None, tmp_path) == ["a fox", "rain"]
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "said"),
-    [
-        ("p.txt", b"\n\n", "holds no prompt"),
-        ("p.txt", b"\xff\xfe\x00", "not UTF-8"),
-        ("p.csv", b"id,words\n1,a fox\n", "none of them named prompt"),
-        ("p.json", b"{", "is not JSON"),
-        ("p.json", b'{"prompt": "a fox"}', "is no list"),
-        ("p.jsonl", b"3\n", "is no text"),
-    ],
-)
-def test_mistakes_are_named(tmp_path, name, content, said):
-    (tmp_path / name).write_bytes(content)
-    with pytest.raises(UserError, match=said):
-        read_prompts(str(tmp_path / name))
 
 
 def test_mistakes_are_named_by_the_key_that_was_typed(tmp_path):
@@ -60,9 +23,28 @@ def test_mistakes_are_named_by_the_key_that_was_typed(tmp_path):
         held_out(str(tmp_path / "none.txt"), None, None, tmp_path)
     with pytest.raises(UserError, match=r"^prompts=partiprompt: Did you mean partiprompts\?"):
         find_prompts("partiprompt", None, None, tmp_path)
-    parquet.write_table(pa.table({"prompt": [1, 2]}), tmp_path / "p.parquet")
-    with pytest.raises(UserError, match=r"The column prompt of .*p.parquet holds int64, which is no text"):
-        find_prompts(str(tmp_path / "p.parquet"), None, None, tmp_path)
+
+
+def test_endings_are_known_in_any_case_and_parquet_of_prompts_from_pairs(tmp_path, pairs_file):
+    (tmp_path / "a.CSV").write_text("prompt\na fox\n")
+    (tmp_path / "a.Txt").write_text("a fox\n")
+    parquet.write_table(pa.table({"prompt": ["a fox"], "id": [1]}), tmp_path / "a.Parquet")
+    for name in ("a.CSV", "a.Txt", "a.Parquet"):
+        assert find_prompts(str(tmp_path / name), None, None, tmp_path) == ["a fox"], name
+    captions = parquet.read_table(pairs_file).column("caption").to_pylist()
+    assert set(find_prompts(str(pairs_file), None, None, tmp_path)) == set(captions)
+
+
+def test_captions_of_a_data_set_follow_the_rule_of_tables(tmp_path, pairs_file):
+    rows = parquet.read_table(pairs_file).to_pylist()
+    for row, caption in zip(rows, ["a\rfox", " rain\n", *["two\tboats"] * len(rows)], strict=False):
+        row["caption"] = caption
+    parquet.write_table(pa.Table.from_pylist(rows), tmp_path / "pairs.parquet")
+    assert find_prompts(str(tmp_path / "pairs.parquet"), None, None, tmp_path) == ["a fox", "rain", "two boats"]
+    rows[0]["caption"] = "a\0fox"
+    parquet.write_table(pa.Table.from_pylist(rows), tmp_path / "odd.parquet")
+    with pytest.raises(UserError, match=r"caption of .*odd\.parquet holds the character U\+0000"):
+        find_prompts(str(tmp_path / "odd.parquet"), None, None, tmp_path)
 
 
 @pytest.fixture
@@ -80,7 +62,7 @@ def test_named_sets_come_from_a_mirror_and_must_be_the_known_files(mirror):
     ):
         find_prompts("partiprompts", None, None, mirror)
     (mirror / "DrawBench Prompts - Sheet1.csv").write_text("Prompts,Category\n" + '"a fox, red",colours\n' * 200)
-    assert find_prompts("drawbench", None, None, mirror) == ["a fox, red"] * 200
+    assert find_rows("drawbench", None, None, mirror) == [PromptRow("a fox, red", "colours")] * 200
     (mirror / "DrawBench Prompts - Sheet1.csv").write_text("Prompts,Category\n" + '"a fox, red",colours\n' * 199)
     with pytest.raises(UserError, match="has 200 prompts, but 199 were found"):
         find_prompts("drawbench", None, None, mirror)
@@ -94,8 +76,8 @@ def test_files_that_are_the_known_ones_are_read_in_their_order(mirror, monkeypat
         (mirror / f"{style}.json").write_bytes(content)
         known[f"benchmark/{style}.json"] = hashlib.sha256(content).hexdigest()
     monkeypatch.setitem(PROMPT_SETS, "hpsv2", replace(PROMPT_SETS["hpsv2"], files=known))
-    found = find_prompts("hpsv2", None, None, mirror)
-    assert len(found) == 3200 and found[0] == "anime 0" and found[-1] == "photo 799"
+    found = find_rows("hpsv2", None, None, mirror)
+    assert len(found) == 3200 and found[0] == PromptRow("anime 0", "anime") and found[-1].category == "photo"
 
 
 def test_pickapics_captions_come_from_the_mirror_too_each_once_with_their_images(mirror):

@@ -1,6 +1,7 @@
 """Which scorers a config may name: ours, those of installed packages, and nothing else."""
 
 import sys
+from importlib import import_module
 
 import pytest
 import torch
@@ -56,3 +57,15 @@ def test_anything_else_is_refused(installed):
         build_scorers([{"_target_": "brightness", "scal": 2.0}])
     with pytest.raises(UserError, match="twice"):
         build_scorers(["brightness", "brightness"])
+
+
+def test_a_scorer_is_called_like_no_column_of_the_table(installed):
+    kind = import_module("brightness_scorer").Brightness
+    for kind.name in ("index", "prompt", "seed", "image", "category", "cluster"):
+        with pytest.raises(UserError, match=f"has a scorer called {kind.name}, which is a column of scores.csv"):
+            build_scorers(["brightness"])
+    for kind.name in ("", " bright", "two\nlines", "mean/low", "a*b", "\ud800", "a\0b", None, 3):
+        with pytest.raises(UserError, match="which cannot name a column"):
+            build_scorers(["brightness"])
+    kind.name = "bright, |very| `é`"
+    assert build_scorers(["brightness"])[0].name == kind.name

@@ -1,6 +1,7 @@
 """Every format, opened by diffusers' own loaders, draws the run's own pictures."""
 
 import copy
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ from mapolab.config.compose import compose
 from mapolab.errors import UserError
 from mapolab.evaluation.generation import load_pipeline
 from mapolab.evaluation.models import find_models
+from mapolab.evaluation.scores_table import Picture, write_scores
 from mapolab.export.command import export
+from mapolab.files import write_json
 from mapolab.training.run import train
 
 LORA = {
@@ -143,6 +146,22 @@ def test_the_card_and_the_manifest(full_run, tmp_path):
         assert part in text
     assert yaml.safe_load((folder / "run_config.yaml").read_text())["seed"] == 3
     assert (folder / "run_manifest.json").exists()
+
+
+def test_the_card_of_a_run_that_was_judged_by_category(full_run, tmp_path):
+    """Beside its base, which was judged by fewer scorers."""
+    run = shutil.copytree(full_run, tmp_path / "run")
+    about = {"category": "animal", "cluster": "fox"}
+    pictures = [Picture(index=index, prompt="a, b\r", seed=1, image=f"images/{index}.png", **about) for index in (0, 1)]
+    evaluation, base = (folder / "evaluation" / "1a2b3c4d" for folder in (run, tmp_path / "base"))
+    write_scores(evaluation, pictures, {"style": [0.25, 0.5], "a|b <c>": [1.0, 2.0]})
+    write_scores(base, pictures, {"style": [0.0, 0.125]})
+    settings = {"prompt_count": 2, "images_per_prompt": 1, "steps": 2, "guidance_scale": 5.0, "seed": 1, "scorers": []}
+    write_json(evaluation / "settings.json", settings)
+    write_json(evaluation / "links.json", {"base": "../base"})
+    text = (exported(run, tmp_path / "out") / "README.md").read_text()
+    assert "| scorer | this model | base |\n|---|---|---|\n| style | 0.375 | 0.062 |\n" in text
+    assert "| a\\|b \\<c\\> | 1.500 |  |" in text
 
 
 def test_what_cannot_be_exported(full_run, tmp_path):

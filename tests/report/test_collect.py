@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from mapolab.errors import UserError
+from mapolab.evaluation.scores_table import read_scores, write_scores
 from mapolab.files import read_json, write_json
 from mapolab.report.collect import collect, common_parent
 from mapolab.report.page import render_page
@@ -123,6 +124,28 @@ def test_other_prompts_under_the_same_settings_are_refused(three_methods) -> Non
     table = next(three_methods.root.glob("sft-*/evaluation/*/scores.csv"))
     table.write_text(table.read_text().replace("shape 3 ", "shape 33 "))
     with pytest.raises(UserError, match="same prompts and seeds"):
+        collect(PATTERN)
+
+
+def test_categories_and_clusters_are_those_of_the_base(three_methods) -> None:
+    """Tables of earlier versions have none; different ones are refused, and some that the base lacks."""
+
+    def give(name: str, *labels: str) -> None:
+        file = next(three_methods.root.glob(f"{name}-*/evaluation/*/scores.csv"))
+        table = read_scores(file.parent)
+        pictures = [picture | {"cluster": labels[picture["index"] % len(labels)]} for picture in table.pictures]
+        write_scores(file.parent, pictures, {scorer: table.values(scorer) for scorer in table.scorers})
+
+    give("base", "a", "b")
+    give("mapo", "a", "b")
+    base, _ = collect(PATTERN)
+    assert [picture["cluster"] for picture in base.runs[0].pictures[:3]] == ["a", "b", "a"]
+    give("mapo", "a", "c")
+    with pytest.raises(UserError, match=r"base-12345678 and .*mapo-.* with another cluster: 'b' and 'c' for one"):
+        collect(PATTERN)
+    give("mapo", "a", "b")
+    give("base", "")
+    with pytest.raises(UserError, match=r"another cluster: none and 'a' for one of them. Give one `mapolab evaluate"):
         collect(PATTERN)
 
 

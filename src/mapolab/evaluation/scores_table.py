@@ -46,14 +46,8 @@ def write_scores(folder: Path, pictures: Sequence[Picture], scores: Mapping[str,
     lines = [[*own, *scores]]
     for number, picture in enumerate(pictures):
         values = [f"{column[number]:.9g}" for column in scores.values()]
-        lines.append([*(str(picture[name]) for name in own), *values])
-    files.write_text(folder / FILE, "".join(",".join(map(csv_cell, line)) + "\n" for line in lines))
-
-
-def csv_cell(text: str) -> str:
-    """A text as a cell of a CSV file, which reads as it was."""
-    # csv.writer writes a carriage return without quotes where lines end in \n, and csv.reader then ends the row there.
-    return '"' + text.replace('"', '""') + '"' if any(sign in text for sign in ',"\r\n') else text
+        lines.append([*(picture[name] for name in own), *values])
+    files.write_csv(folder / FILE, lines)
 
 
 @dataclass(frozen=True)

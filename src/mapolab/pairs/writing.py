@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -73,17 +72,15 @@ def write_table(folder: Path, pairs: Sequence[Pair], scorers: Sequence[str], see
     """pairs.csv: a row a pair, in the order of the parquet rows."""
     sides = ("chosen", "rejected")
     of_a_side = ("uid", "model", "prompt", "seed")
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(
+    lines = [
         ["row", "position", "caption", "chosen_side", "preference", "weight"]
         + [f"{side}_{name}" for side in sides for name in of_a_side]
         + [f"{scorer}_{side}" for scorer in scorers for side in sides]
-    )
+    ]
     for row, pair in enumerate(pairs):
         pictures = [getattr(picture, name) for picture in (pair.chosen, pair.rejected) for name in of_a_side]
         scores = zip(pair.chosen_scores, pair.rejected_scores, strict=True)
         numbers = [f"{value:.9g}" for both in scores for value in both]
         about = [row, pair.position, pair.caption, chosen_side(row, pair, seed)]
-        writer.writerow([*about, f"{pair.label:.9g}", f"{pair.weight:.9g}", *pictures, *numbers])
-    files.write_text(folder / TABLE, buffer.getvalue())
+        lines.append([*about, f"{pair.label:.9g}", f"{pair.weight:.9g}", *pictures, *numbers])
+    files.write_csv(folder / TABLE, lines)

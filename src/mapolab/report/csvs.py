@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from mapolab.evaluation.intervals import Estimate
-from mapolab.evaluation.scores_table import csv_cell
+from mapolab.files import csv_text
 from mapolab.report.costs import COSTS, cost
 from mapolab.report.methods import setting_text
 from mapolab.report.runs import Method
@@ -37,7 +37,7 @@ def scores_csv(comparison: Comparison) -> str:
     columns = ["method", "name", "objective", "seed", "run", "prompt_index", "prompt", "category", "cluster"]
     columns += ["image_seed", "image", "scorer", "value", *(RENAMED.get(key, key) for key in keys)]
     rows = (row for method in comparison.everyone for row in _score_rows(comparison, method, keys))
-    return _text([columns, *rows])
+    return csv_text([columns, *rows])
 
 
 def differing_settings(methods: list[Method]) -> list[str]:
@@ -79,11 +79,7 @@ def _pair_row(score: ScoreSummary, label: str, other: str) -> dict[str, object]:
 def _csv(rows: list[dict[str, object]]) -> str:
     """Empty cells where a row lacks a column of another."""
     columns = list(dict.fromkeys(column for row in sorted(rows, key=len, reverse=True) for column in row))
-    return _text([columns, *([row.get(column, "") for column in columns] for row in rows)])
-
-
-def _text(rows: Iterable[list[object]]) -> str:
-    return "".join(",".join(csv_cell(str(cell)) for cell in row) + "\n" for row in rows)
+    return csv_text([columns, *([row.get(column, "") for column in columns] for row in rows)])
 
 
 def _csv_row(comparison: Comparison, method: Method) -> dict[str, object]:
