@@ -45,9 +45,10 @@ class Reach:
         told = ["logarithmic axis"] if self.logarithmic else []
         if self.beyond:
             farthest = max(self.beyond, key=lambda value: max(value - self.high, self.low - value))
-            lie = "value lies" if len(self.beyond) == 1 else "values lie"
-            how_far = "" if len(self.beyond) == 1 else ", the farthest"
-            told.append(f"{len(self.beyond):,} of {self.total:,} {lie} beyond the axis{how_far} at {figure(farthest)}")
+            lie, how_far = ("lies", "") if len(self.beyond) == 1 else ("lie", ", the farthest")
+            told.append(
+                f"{len(self.beyond):,} of {self.total:,} values {lie} beyond the axis{how_far} at {figure(farthest)}"
+            )
         if self.lost:
             told.append(f"{self.lost:,} of {self.total:,} values {'is' if self.lost == 1 else 'are'} not finite")
         return "; ".join(told)

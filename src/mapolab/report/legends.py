@@ -41,12 +41,13 @@ def wins_legend(comparison: Comparison) -> str:
 def difference_legend(comparison: Comparison) -> str:
     """How to read the table of differences."""
     too_unlike = " because the training seeds differ by more, or" if comparison.trained else ""
+    seeds = " and training seeds" if comparison.trained else ""
     units = "clusters" if comparison.clustered else "prompts"
     return (
         "Paired by prompt and seed. Wins, ties and losses: shares of pictures; the win rate is the wins and half the "
         f"ties. d: the mean difference in standard deviations of the {units}' differences. p: that there is no "
         "difference, the level at which the mean's interval ends at 0, corrected by Holm over this whole table. Found "
-        "from: the smallest difference that so many prompts and training seeds find in four of five studies, none "
+        f"from: the smallest difference that so many {units}{seeds} find in four of five studies, none "
         "where no two scores are that far apart. Prompts needed: to find a difference as large as the one seen; where "
         "that is more than the prompts there were, 125 (of 96), no difference found may mean too few prompts; a dash "
         f"where no number would do,{too_unlike} there is no difference. No spread: all {units} differ by the same, so "

@@ -134,15 +134,17 @@ def _told_keys(family: list[_Group]) -> list[str]:
 
 
 def _order(group: _Group, keys: list[str]) -> tuple:
-    """Sorts by each setting in turn: numbers by size, then texts, and what is not set first."""
+    """Sorts by each setting in turn: what is not set first, then numbers by size, then texts by those within."""
     return tuple(_rank(group.settings.get(key)) for key in keys)
 
 
 def _rank(value: Any) -> tuple:
     if value is None:
-        return (0, 0, "")
-    is_number = isinstance(value, int | float)
-    return (1, value, "") if is_number else (2, 0, setting_text(value))
+        return (0, ())
+    if isinstance(value, int | float):
+        return (1, ("", value))
+    parts = re.split(r"(\d+(?:\.\d+)?)", setting_text(value))
+    return (2, tuple(float(part) if number % 2 else part for number, part in enumerate(parts)))
 
 
 def _named(groups: list[_Group]) -> list[Method]:

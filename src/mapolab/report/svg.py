@@ -51,9 +51,9 @@ STYLE = {
 
 @dataclass(frozen=True)
 class Plot:
-    """A figure of the page. about: what stands beside its title. svg: as HTML."""
+    """A figure of the page. about: what stands beside its heading. svg: as HTML."""
 
-    title: str
+    heading: str
     about: str
     svg: Markup
 
