@@ -11,6 +11,7 @@ from jinja2 import Environment, nodes
 import mapolab
 from mapolab.report.collect import collect
 from mapolab.report.compare import compare
+from mapolab.report.curves import curve_plots
 from mapolab.report.page import StrictEnvironment
 from mapolab.report.runs import read_rows
 from mapolab.report.summary import Comparison, compare_methods
@@ -176,12 +177,12 @@ def with_gradients(folder: Path, norms: list[str]) -> None:
     (folder / "metrics.csv").write_text("\n".join([METRICS, *rows]) + "\n")
 
 
-def gradient_plot(text: str) -> tuple[str, list[float]]:
-    """The caption, and the figures on the upright axis."""
-    section = text[text.index("<b>gradient norm</b>") :].split("</figure>")[0]
-    caption = re.sub(r"<[^>]+>", "", section.split("</figcaption>")[0])
-    upright = re.findall(r">([\d.,e\N{MINUS SIGN}]+)</text>", section.split(">step</text>")[1])
-    return caption, [float(one.replace(",", "").replace("\N{MINUS SIGN}", "-")) for one in upright]
+def gradient_plot() -> tuple[str, list[float]]:
+    """What stands beside the heading, and the figures right of the plot's first axis: the second one's, and the numbers
+    of the methods at the ends of their lines."""
+    (plot,) = [one for one in curve_plots(compare_methods(*collect(PATTERN), 0.95)) if one.heading == "gradient norm"]
+    figures = re.findall(r">([\d.,e\N{MINUS SIGN}]+)</text>", plot.svg.split(">step</text>")[1])
+    return plot.about, [float(one.replace(",", "").replace("\N{MINUS SIGN}", "-")) for one in figures]
 
 
 @pytest.mark.parametrize("steps", [12, 60, 2000])
@@ -192,8 +193,7 @@ def test_one_gradient_norm_of_1100_does_not_flatten_the_rest(workshop, steps: in
         norms = [f"{1 + 0.2 * value:.4f}" for value in generator.random(steps)]
         norms[steps // 2] = "1100" if name == "mapo" else norms[steps // 2]
         with_gradients(workshop.run(name), norms)
-    _, text, _ = rendered()
-    caption, figures = gradient_plot(text)
+    caption, figures = gradient_plot()
     assert f"1 of {2 * steps:,} values lies beyond the axis at 1,100" in caption
     *ticks, first, second = figures  # at the ends of the lines stand the methods' numbers
     assert max(ticks) < 2 and (first, second) == (1, 2)
@@ -203,8 +203,7 @@ def test_gradient_norms_over_orders_of_magnitude_and_some_that_are_not_finite(wo
     workshop.base()
     with_gradients(workshop.run("sft"), [f"{1000 * 0.8**step:.6g}" for step in range(40)])
     with_gradients(workshop.run("mapo"), ["inf", "nan", *["1.0"] * 38])
-    _, text, _ = rendered()
-    caption, figures = gradient_plot(text)
+    caption, figures = gradient_plot()
     assert "logarithmic axis" in caption and "2 of 80 values are not finite" in caption
     assert {1.0, 10.0, 100.0} <= {*figures}
 
@@ -214,8 +213,8 @@ def test_curves_of_any_kind_are_drawn(workshop, norms: list[str]) -> None:
     """One step, zeros, negative values, nothing that is finite."""
     workshop.base()
     with_gradients(workshop.run("sft"), norms)
-    _, text, _ = rendered()
-    assert ("<b>gradient norm</b>" in text) == any(norm not in ("", "inf", "nan") for norm in norms)
+    headings = [plot.heading for plot in curve_plots(compare_methods(*collect(PATTERN), 0.95))]
+    assert ("gradient norm" in headings) == any(norm not in ("", "inf", "nan") for norm in norms)
 
 
 def test_an_outlier_among_the_scores_is_told_beside_the_distributions(workshop) -> None:
@@ -226,4 +225,4 @@ def test_an_outlier_among_the_scores_is_told_beside_the_distributions(workshop) 
     file.write_text(file.read_text().rstrip().removesuffix(last) + "9000\n")
     _, text, _ = rendered()
     section = text[text.index('id="spread"') :].split("</section>")[0]
-    assert "1 of 24 values lies beyond the axis at 9,000" in section
+    assert "<span>1 of 24 values lies beyond the axis at 9,000</span>" in section

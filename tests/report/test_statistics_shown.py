@@ -81,7 +81,9 @@ def test_every_pair_is_in_a_file_of_its_own_with_holm_over_all(comparison, three
         expected = holm([float(row[plain]) if row[plain] else None for row in rows])
         told = [float(row[adjusted]) if row[adjusted] else None for row in rows]
         assert [one is None for one in told] == [one is None for one in expected]
-        assert [one for one in told if one is not None] == pytest.approx([p for p in expected if p is not None], rel=1e-4)
+        assert [one for one in told if one is not None] == pytest.approx(
+            [p for p in expected if p is not None], rel=1e-4
+        )
     assert all(row["unknown_because"] == ("" if row["p_value"] else "no spread") for row in rows)
 
 

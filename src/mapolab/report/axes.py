@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -44,7 +45,7 @@ class Reach:
         """What a reader must know to read the plot right; empty where all is to be seen on an ordinary axis."""
         told = ["logarithmic axis"] if self.logarithmic else []
         if self.beyond:
-            farthest = max(self.beyond, key=lambda value: max(value - self.high, self.low - value))
+            farthest = max(self.beyond, key=self._distance)
             lie, how_far = ("lies", "") if len(self.beyond) == 1 else ("lie", ", the farthest")
             told.append(
                 f"{len(self.beyond):,} of {self.total:,} values {lie} beyond the axis{how_far} at {figure(farthest)}"
@@ -52,6 +53,12 @@ class Reach:
         if self.lost:
             told.append(f"{self.lost:,} of {self.total:,} values {'is' if self.lost == 1 else 'are'} not finite")
         return "; ".join(told)
+
+    def _distance(self, value: float) -> float:
+        """Of a value from the axis, in the axis's own measure."""
+        if not self.logarithmic:
+            return max(value - self.high, self.low - value)
+        return max(math.log(value / self.high), math.log(self.low / value)) if value > 0 else math.inf
 
 
 def figure(value: float) -> str:
