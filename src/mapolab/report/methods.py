@@ -19,9 +19,9 @@ from mapolab.report.names import METHOD_NAMES
 from mapolab.report.runs import Method, Run, flatten
 
 OBJECTIVE = "objective."
-# What decides a run's weights and is not among its settings, or is only a name: told where nothing else tells methods
-# apart.
-LAST_RESORT = ("name", "data_fingerprint", "base")
+# What decides a run's weights and is not among its settings, is only a name, or is told in fewer words: told where
+# nothing else tells methods apart.
+LAST_RESORT = ("name", "data_fingerprint", "base", "rollout.rewards")
 LONGEST_WORD = 40
 """Characters of a setting's value; of a longer one the beginning is told, and a hash."""
 
