@@ -43,7 +43,12 @@ def write_json(path: str | Path, value: Any) -> None:
 
 def write_csv(path: str | Path, lines: Iterable[Iterable[Any]]) -> None:
     """Replace `path` by a table, atomically: every text is read again as it is, and None as an empty cell."""
-    write_text(path, "".join(",".join(map(_cell, line)) + "\n" for line in lines))
+    write_text(path, csv_text(lines))
+
+
+def csv_text(lines: Iterable[Iterable[Any]]) -> str:
+    """The text of a table, as `write_csv` writes it."""
+    return "".join(",".join(map(_cell, line)) + "\n" for line in lines)
 
 
 def _cell(value: Any) -> str:

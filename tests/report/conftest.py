@@ -61,19 +61,39 @@ class Workshop:
         return folder
 
     def run(
-        self, name: str, seed: int = 0, evaluated: bool = True, learning_rate: float = 1e-4, noise: int = 0, **fields
+        self,
+        name: str,
+        seed: int = 0,
+        evaluated: bool = True,
+        learning_rate: float = 1e-4,
+        noise: int = 0,
+        config: dict | None = None,
+        **fields,
     ) -> Path:
-        """A run of the objective `name`; `fields` replace those of its manifest; noise: of its scores."""
+        """A run of the objective `name`; `fields` replace those of its manifest; noise: of its scores; config: settings
+        by dotted key, `...` for one that its version did not have."""
         objective = {"name": name} | ({} if name == "sft" else {"beta": 8})
-        config = {
-            "name": "emoji_style",
-            "seed": seed,
-            "objective": objective,
-            "optimizer": {"lr": learning_rate},
-            "data": {"path": "pairs.parquet", "batch_size": 4, "num_workers": 0},
-            "trainer": {"max_steps": 40, "gradient_accumulation": 1, "log_every": 1},
-            "strategy": {"devices": 1, "num_nodes": 1},
-        }
+        changes, config = (
+            config or {},
+            {
+                "name": "emoji_style",
+                "seed": seed,
+                "objective": objective,
+                "optimizer": {"lr": learning_rate},
+                "data": {"path": "pairs.parquet", "batch_size": 4, "num_workers": 0},
+                "trainer": {"max_steps": 40, "gradient_accumulation": 1, "log_every": 1},
+                "strategy": {"devices": 1, "num_nodes": 1},
+            },
+        )
+        for key, value in changes.items():
+            *blocks, last = key.split(".")
+            block = config
+            for one in blocks:
+                block = block.setdefault(one, {})
+            if value is ...:
+                block.pop(last, None)
+            else:
+                block[last] = value
         folder = self.root / f"{name}-seed{seed}-{short_hash(config)}"
         write(folder / "config.yaml", yaml.safe_dump(config))
         write(folder / "manifest.json", json.dumps(new_manifest(objective, seed) | fields))

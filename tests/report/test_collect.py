@@ -212,7 +212,7 @@ def test_the_base_of_models_that_are_no_runs_is_the_one_without_weights(workshop
 
 def test_of_models_that_nobody_trained_no_training_is_told(workshop) -> None:
     other_models(workshop, "mine", "plain-sdxl")
-    compared = compare_methods(*collect(PATTERN), 200, 0.95, 0)
+    compared = compare_methods(*collect(PATTERN), 0.95)
     told = " ".join([subtitle(compared, 12, 5), summary_markdown(compared), render_page(compared, [])])
     told += "".join(str(table.title) for table in rich_tables(compared))
     assert "mine, against plain-sdxl. 12 pictures a model." in told
@@ -230,7 +230,7 @@ def test_of_models_that_nobody_trained_no_training_is_told(workshop) -> None:
 
 
 def test_a_run_as_the_base_goes_by_its_own_name(three_methods) -> None:
-    compared = compare_methods(*collect(PATTERN, base=str(next(three_methods.root.glob("sft-*")))), 200, 0.95, 0)
+    compared = compare_methods(*collect(PATTERN, base=str(next(three_methods.root.glob("sft-*")))), 0.95)
     assert (
         subtitle(compared, 12, 5) == "Diffusion-DPO and MaPO, against SFT. 12 pictures a model, one training seed each."
     )

@@ -78,8 +78,13 @@ def test_every_pair_is_in_a_file_of_its_own_with_holm_over_all(comparison, three
     assert float(one["effect_size"]) == pytest.approx(found.effect_size, rel=1e-5)
     assert float(one["wins"]) + float(one["ties"]) + float(one["losses"]) == pytest.approx(1)
     for plain, adjusted in (("p_value", "p_adjusted"), ("p_value_wins", "p_adjusted_wins")):
-        expected = holm([float(row[plain]) for row in rows])
-        assert [float(row[adjusted]) for row in rows] == pytest.approx(expected, rel=1e-4)
+        expected = holm([float(row[plain]) if row[plain] else None for row in rows])
+        told = [float(row[adjusted]) if row[adjusted] else None for row in rows]
+        assert [one is None for one in told] == [one is None for one in expected]
+        assert [one for one in told if one is not None] == pytest.approx(
+            [p for p in expected if p is not None], rel=1e-4
+        )
+    assert all(row["unknown_because"] == ("" if row["p_value"] else "no spread") for row in rows)
 
 
 def test_the_matrix_is_bold_by_holm_and_not_by_each_interval(workshop) -> None:

@@ -80,7 +80,7 @@ def test_clusters_are_counted_and_runs_that_disagree_on_them_refused(three_metho
     assert "over 12 prompts in 6 clusters" in caveat(compared)
     assert compared.scores[0].against["sft"]["base"].clusters == 6
     files[0].write_text(files[0].read_text().replace("group 5", "group 0"))
-    with pytest.raises(UserError, match="do not agree on the column cluster"):
+    with pytest.raises(UserError, match="another cluster"):
         comparison()
 
 

@@ -10,7 +10,8 @@ from mapolab.errors import UserError
 from mapolab.evaluation.options import DRAWN_BY
 from mapolab.evaluation.scores_table import OPTIONAL
 from mapolab.files import read_json
-from mapolab.report.runs import Method, Run, flatten, group_runs
+from mapolab.report.methods import group_methods
+from mapolab.report.runs import Method, Run, flatten
 from mapolab.runs import final_weights
 
 
@@ -41,7 +42,7 @@ def collect(
     members = [Run(folder, evaluations[folder], manifests[folder]) for folder in compared]
     _check_same_pictures([reference, *members])
     _check_same_scorers([reference, *members])
-    return Method(reference.label, (reference,)), group_runs(members)
+    return group_methods(reference, members)
 
 
 def find_runs(patterns: list[str]) -> list[Path]:

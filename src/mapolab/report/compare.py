@@ -9,7 +9,7 @@ from rich.console import Console
 
 from mapolab.files import write_json, write_text
 from mapolab.report.collect import collect, common_parent
-from mapolab.report.csvs import pairs_csv, summary_csv
+from mapolab.report.csvs import pairs_csv, scores_csv, summary_csv
 from mapolab.report.latex import summary_latex
 from mapolab.report.legends import legend
 from mapolab.report.mismatch import other_mismatches, own_mismatch
@@ -17,9 +17,11 @@ from mapolab.report.page import render_page
 from mapolab.report.summary import compare_methods
 from mapolab.report.tables import rich_tables, summary_markdown
 
+TABLES = ("summary.md", "summary.csv", "summary.tex", "pairs.csv", "scores_long.csv")
+
 
 def compare(config: dict[str, Any]) -> Path:
-    """Write summary.csv, .md, .tex and .json, pairs.csv and report/index.html, for what `config` names; prints tables.
+    """Write `TABLES`, summary.json and report/index.html, for what `config` names; prints tables.
 
     config: runs (folders or patterns), base (None: the runs' own), different_settings, beside (other comparisons, for
     the plot of reference mismatch), output_dir (None: comparison/ in the runs' common parent), confidence.
@@ -29,11 +31,12 @@ def compare(config: dict[str, Any]) -> Path:
     comparison = compare_methods(base, methods, config["confidence"])
     mismatch = own_mismatch(comparison)
     beside = config.get("beside") or []
-    others = other_mismatches(beside, mismatch.features if mismatch else "none") if beside else []
+    others = other_mismatches(beside, comparison, mismatch.features if mismatch else "none") if beside else []
     folder = Path(config["output_dir"]) if config["output_dir"] else common_parent(methods) / "comparison"
     page = folder / "report" / "index.html"
     write_text(folder / "summary.csv", summary_csv(comparison))
     write_text(folder / "pairs.csv", pairs_csv(comparison))
+    write_text(folder / "scores_long.csv", scores_csv(comparison))
     write_text(folder / "summary.md", summary_markdown(comparison))
     write_text(folder / "summary.tex", summary_latex(comparison))
     write_json(folder / "summary.json", {"mismatch": mismatch.about() if mismatch else None})
@@ -42,8 +45,8 @@ def compare(config: dict[str, Any]) -> Path:
     for table in rich_tables(comparison):
         console.print(table)
     if comparison.scores:
-        console.print(legend(comparison), style="dim")
-    tables = ", ".join(str(folder / name) for name in ("summary.md", "summary.csv", "summary.tex", "pairs.csv"))
-    console.print(f"Tables: {tables}", soft_wrap=True)
-    console.print(f"Report: {page}", soft_wrap=True)
+        console.print(legend(comparison), style="dim", markup=False)
+    tables = ", ".join(str(folder / name) for name in TABLES)
+    console.print(f"Tables: {tables}", soft_wrap=True, markup=False)
+    console.print(f"Report: {page}", soft_wrap=True, markup=False)
     return page

@@ -2,33 +2,57 @@
 
 from __future__ import annotations
 
+import re
+
 from mapolab.report.names import scorer_name
 from mapolab.report.summary import Comparison, ScoreSummary
-from mapolab.report.words import decimals, percent
+from mapolab.report.words import caveat, decimals, percent
 
-SPECIAL = {letter: f"\\{letter}" for letter in "&%$#_{}"} | {"\\": r"\textbackslash{}", "~": r"\~{}", "^": r"\^{}"}
+# Letters that are commands, or become other letters; brackets and stars would be arguments of the line break before.
+SPECIAL = {letter: f"\\{letter}" for letter in "&%$#_{}"} | {letter: f"{{{letter}}}" for letter in "[]*`'"}
+SPECIAL |= {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+SPECIAL |= {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}"}
+SPECIAL |= {
+    "\N{HYPHEN}": "{-}",
+    "\N{EN DASH}": "--",
+    "\N{EM DASH}": "---",
+    "\N{HORIZONTAL ELLIPSIS}": r"\ldots{}",
+    "\N{MINUS SIGN}": "$-$",
+    "\N{INFINITY}": r"$\infty$",
+}
 
 
 def summary_latex(comparison: Comparison) -> str:
-    """Means with half-widths of their intervals, the best in bold, win rates against the base below.
+    """Means with their intervals, the best in bold, and win rates against the base.
 
     A star marks a difference from the base that stands after Holm's correction.
     """
     scores = comparison.scores
-    header = " & ".join(["Method", *(escape(f"{scorer_name(score.name)}") + _arrow(score) for score in scores)])
+    header = " & ".join(["Method", *(escape(scorer_name(score.name)) + _arrow(score) for score in scores)])
     rows = [_row(comparison, label) for label in [method.label for method in comparison.everyone]]
     body = "\n".join([r"\toprule", header + r" \\", r"\midrule", *rows, r"\bottomrule"])
-    confidence = percent(comparison.confidence).replace("%", r"\%")
-    star = f"Star: differs from {escape(comparison.base_name)} after Holm's correction"
-    note = f"% Half-widths of {confidence} intervals. {star}. Bold: best."
+    base = escape(comparison.base_name)
+    notes = [
+        escape(caveat(comparison)),
+        f"In parentheses: the win rate against {base}, the share of pictures that score better, ties as half.",
+        f"Star: differs from {base} after Holm's correction. Bold: the best mean, and what is printed like it.",
+    ]
+    needs = [r"Needs \usepackage{booktabs}."]
     columns = "l" + "c" * len(scores)
     table = f"\\begin{{tabular}}{{{columns}}}\n{body}\n\\end{{tabular}}\n"
-    return f"% Needs \\usepackage{{booktabs}}.\n{note}\n{table}"
+    if any(ord(letter) > LAST_LATIN for letter in table):
+        needs.append("Some names hold letters that pdfLaTeX does not know: use LuaLaTeX or XeLaTeX.")
+    return "".join(f"% {line}\n" for line in [*needs, *notes]) + table
+
+
+LAST_LATIN = 0x17F
+"""The last letter of those that LaTeX reads without a package."""
 
 
 def escape(text: str) -> str:
-    """Text in which nothing is a command."""
-    return "".join(SPECIAL.get(letter, letter) for letter in text)
+    """Text in one line in which nothing is a command."""
+    one_line = re.sub("(?<=-)-", "\N{HYPHEN}", " ".join(text.split()))  # two in a row would be a dash
+    return "".join(SPECIAL.get(letter, letter) for letter in one_line)
 
 
 def _arrow(score: ScoreSummary) -> str:
@@ -42,12 +66,16 @@ def _row(comparison: Comparison, label: str) -> str:
 
 def _cell(score: ScoreSummary, label: str, base: str) -> str:
     digits = decimals(list(score.mean.values()))
-    mean = score.mean[label]
-    values = {other: estimate.value for other, estimate in score.mean.items()}
-    best = (max if score.higher_is_better else min)(values.values())
-    number = f"{mean.value:.{digits}f}"
-    number = rf"\mathbf{{{number}}}" if values[label] == best else number
-    star = "^{*}" if score.verdict(label) != "same" else ""
-    wins = "" if label == base else f" ({percent(score.win_rate[label][base].value)})"
-    wins = wins.replace("%", r"\%").replace(">", "$>$").replace("<", "$<$")
-    return f"${number}{star} \\pm {(mean.high - mean.low) / 2:.{digits}f}${wins}"
+    mean, printed = score.mean[label], {other: _figure(one.value, digits) for other, one in score.mean.items()}
+    best = (max if score.higher_is_better else min)(printed.values(), key=float)
+    number = rf"\mathbf{{{printed[label]}}}" if float(printed[label]) == float(best) else printed[label]
+    star = "^{*}" if score.verdict(label) in ("better", "worse") else ""
+    interval = f"$[{_figure(mean.low, digits)}, {_figure(mean.high, digits)}]$" if mean.known else "--"
+    wins = "" if label == base else f" ({escape(percent(score.win_rate[label][base].value))})"
+    return f"${number}{star}$ {interval}{wins}"
+
+
+def _figure(value: float, digits: int) -> str:
+    """For math mode; never a negative zero."""
+    text = f"{value:.{digits}f}"
+    return text.lstrip("-") if float(text) == 0 else text

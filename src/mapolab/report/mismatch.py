@@ -14,39 +14,54 @@ from mapolab.report.summary import Comparison
 
 @dataclass(frozen=True)
 class Mismatch:
-    """One base and one data set. gains: over the base by the first scorer, by method name; up is better."""
+    """One base and one data set. gains: over the base by `scorer`, by method name, of methods that were trained on that
+    data; up is better. labels: method name -> label."""
 
     distance: float
     features: str
+    scorer: str
     gains: dict[str, Estimate]
+    labels: dict[str, str]
 
     def about(self) -> dict[str, Any]:
         """As it stands in summary.json."""
-        gains = {label: [gain.value, gain.low, gain.high] for label, gain in self.gains.items()}
-        return {"distance": self.distance, "features": self.features, "gains": gains}
+        gains = {name: [gain.value, gain.low, gain.high] for name, gain in self.gains.items()}
+        about = {"distance": self.distance, "features": self.features, "scorer": self.scorer}
+        return about | {"gains": gains, "labels": self.labels}
 
 
 def own_mismatch(comparison: Comparison) -> Mismatch | None:
     """Of this comparison's base and data; None where it was not measured, or there is nothing to set against it."""
     if not comparison.scores:
         return None
-    data = {run.manifest.get("data_fingerprint") for method in comparison.methods for run in method.runs}
+    data = {
+        method.label: {run.manifest.get("data_fingerprint") for run in method.runs} for method in comparison.methods
+    }
     folder = comparison.base.runs[0].folder / "mismatch"
     measured = [read_json(file) for file in sorted(folder.glob("*.json"))]
-    fitting = [found for found in measured if found["data_fingerprint"] in data and "chosen" in found]
+    fitting = [found for found in measured if {found["data_fingerprint"]} in data.values() and "chosen" in found]
     if not fitting:
         return None
     # The paper's features before others.
     found = min(fitting, key=lambda one: one["features"] != "dinov2")
     score = comparison.scores[0]
     sign = 1 if score.higher_is_better else -1
-    gains = {comparison.names[label]: _signed(gain, sign) for label, gain in score.difference.items()}
-    return Mismatch(found["chosen"]["distance"], found["features"], gains)
+    trained = [method for method in comparison.methods if data[method.label] == {found["data_fingerprint"]}]
+    return Mismatch(
+        found["chosen"]["distance"],
+        found["features"],
+        score.name,
+        {method.name: _signed(score.difference[method.label], sign) for method in trained},
+        {method.name: method.label for method in trained},
+    )
 
 
-def other_mismatches(folders: list[str], features: str) -> list[Mismatch]:
-    """Of the comparisons in these folders. Raises UserError where one has none, or by other features."""
+def other_mismatches(folders: list[str], comparison: Comparison, features: str) -> list[Mismatch]:
+    """Of the comparisons in these folders, with their methods under the names that they have in this one. Raises
+    UserError where one has none, or by other features or another scorer."""
     points = []
+    names = {method.label: method.name for method in comparison.methods}
+    scorer = comparison.scores[0].name if comparison.scores else "none"
     for folder in folders:
         file = Path(folder) / "summary.json"
         found = read_json(file).get("mismatch") if file.is_file() else None
@@ -56,9 +71,18 @@ def other_mismatches(folders: list[str], features: str) -> list[Mismatch]:
                 "data, then `mapolab compare` again."
             )
         if found["features"] != features:
-            raise UserError(f"{folder} measured mismatch by {found['features']}, this comparison by {features}.")
-        gains = {label: Estimate(*gain) for label, gain in found["gains"].items()}
-        points.append(Mismatch(found["distance"], found["features"], gains))
+            raise UserError(
+                f"{folder} measured mismatch by {found['features']}, this comparison by {features}. Give `mapolab "
+                f"mismatch features={features}` for the other's base and data, then `mapolab compare` again for both."
+            )
+        if found.get("scorer", scorer) != scorer:
+            raise UserError(
+                f"The gains of {folder} are by {found['scorer']}, those of this comparison by {scorer}. Give one "
+                "`mapolab evaluate` with the same scorers in the same order for both, then `mapolab compare` again."
+            )
+        labels = found.get("labels", {})  # an earlier version kept names alone
+        gains = {names.get(labels.get(name), name): Estimate(*gain) for name, gain in found["gains"].items()}
+        points.append(Mismatch(found["distance"], found["features"], scorer, gains, labels))
     return points
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,16 +13,16 @@ from markupsafe import Markup
 
 from mapolab.report import curves, plots, tables
 from mapolab.report.categories import category_table
-from mapolab.report.legends import MARKS, difference_legend, legend
+from mapolab.report.legends import MARKS, cost_legend, difference_legend, legend, wins_legend
 from mapolab.report.mismatch import Mismatch
-from mapolab.report.names import scorer_name, settings
+from mapolab.report.names import scorer_name
 from mapolab.report.provenance import evaluation_rows, provenance, versions
 from mapolab.report.published import published_note, published_rows
 from mapolab.report.runs import Method
 from mapolab.report.summary import Comparison, ScoreSummary
-from mapolab.report.svg import css_colour, key_mark
+from mapolab.report.svg import Plot, css_colour, key_mark
 from mapolab.report.wall import FIRST_ROWS, Wall, build_wall, is_pixelated, shown_runs
-from mapolab.report.words import decimals, findings, interval, leader, notes, number, opening, percent, subtitle
+from mapolab.report.words import decimals, findings, interval, joined, leader, notes, number, opening, percent, subtitle
 
 MANY_METHODS = 5
 """From more than so many methods on, the findings are a list, and a win-rate matrix takes the page's whole width."""
@@ -32,12 +34,80 @@ LARGE_COLUMNS = 7
 """Up to so many runs abreast, the wall's pictures are large."""
 
 
+@dataclass(frozen=True)
+class ShownMethod:
+    """A row of the table of scores, a colour and mark of the plots, and a heading of the wall.
+
+    settings: what stands small under the name. columns: the training seeds that the wall shows. mark: its line and
+    marker as an <svg>, for the key of a section.
+    """
+
+    name: str
+    settings: str
+    colour: str
+    mark: Callable[[str], Markup]
+    seeds: tuple[int | None, ...]
+    columns: tuple[int | None, ...]
+
+
+@dataclass(frozen=True)
+class ScoreCell:
+    """A method's mean, as text. verdict: the class of the page's style."""
+
+    mean: str
+    interval: str
+    win_rate: str
+    verdict: str
+    mark: str
+
+
+@dataclass(frozen=True)
+class WinCell:
+    """strength: -1 (always loses) .. 1 (always wins). is_clear: stands out after Holm's correction."""
+
+    rate: str
+    interval: str
+    strength: float
+    is_clear: bool
+
+
+@dataclass(frozen=True)
+class ShownScore:
+    """cells: of each method. wins: the matrix of win rates, None against itself."""
+
+    name: str
+    key: str
+    arrow: str
+    better: str
+    plot: Plot
+    cells: list[ScoreCell]
+    wins: list[list[WinCell | None]]
+
+
+@dataclass(frozen=True)
+class WallColumn:
+    """A run on the wall."""
+
+    method: str
+    name: str
+
+
+class StrictEnvironment(Environment):
+    """Takes no attribute of a dict, list or text, whose own methods (`clear`, `items`, `title`) would stand in for what
+    is meant: all that a template speaks of has a type."""
+
+    def getattr(self, obj: Any, attribute: str) -> Any:
+        if isinstance(obj, dict | list | tuple | str):
+            raise TypeError(f"a template asks for .{attribute} of a {type(obj).__name__}; give it a dataclass")
+        return super().getattr(obj, attribute)
+
+
 def render_page(comparison: Comparison, mismatches: list[Mismatch]) -> str:
     """The page as HTML text, of at most `PAGE_BUDGET` bytes. mismatches: for their plot, may be none.
 
     Raises UserError for a missing or broken picture.
     """
-    environment = Environment(
+    environment = StrictEnvironment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
         undefined=StrictUndefined,
@@ -46,26 +116,26 @@ def render_page(comparison: Comparison, mismatches: list[Mismatch]) -> str:
     )
     css = Markup(Path(__file__).with_name("page.css").read_text(encoding="utf-8"))
     script = Markup(Path(__file__).with_name("wall.js").read_text(encoding="utf-8"))
+    columns = _columns(comparison)
     context = _context(comparison) | _statistics(comparison) | _plots(comparison, mismatches)
+    context |= {"css": css, "script": script, "columns": columns, "as_json": [asdict(column) for column in columns]}
     page = environment.get_template("page.html.j2")
     row = environment.get_template("row.html.j2")
 
     def render(wall: Wall) -> str:
-        return page.render(css=css, script=script, wall=wall, **context)
+        return page.render(wall=wall, **context)
 
     bare = render(Wall([], 10**9, is_pixelated(comparison)))
     room = PAGE_BUDGET - len(bare.encode())
-    return render(
-        build_wall(comparison, room, lambda one: Markup(row.render(row=one, runs_shown=context["runs_shown"])))
-    )
+    return render(build_wall(comparison, room, lambda one: Markup(row.render(row=one, columns=columns))))
 
 
 def _context(comparison: Comparison) -> dict[str, Any]:
-    manifest = comparison.methods[0].runs[0].manifest
     shown = [run for method in comparison.everyone for run in shown_runs(method, comparison)]
     pictures = len(comparison.base.runs[0].pictures)
+    runs = [provenance(comparison, method, run) for method in comparison.everyone for run in method.runs]
     return {
-        "name": manifest.get("name", "comparison").replace("_", " "),
+        "name": _title(comparison),
         "subtitle": subtitle(comparison, pictures, MANY_METHODS),
         "opening": opening(comparison),
         "base_name": comparison.base_name,
@@ -74,18 +144,24 @@ def _context(comparison: Comparison) -> dict[str, Any]:
         "many": len(comparison.methods) > MANY_METHODS,
         "compact": len(comparison.methods) > COMPACT_METHODS,
         "legend": legend(comparison),
-        "methods": _methods(comparison),
+        "methods": [_method(comparison, method, index) for index, method in enumerate(comparison.everyone)],
         "scores": [_score(comparison, score) for score in comparison.scores],
-        "runs_shown": _runs_shown(comparison),
         "first_rows": FIRST_ROWS,
         "cost": tables.cost_table(comparison) if comparison.trained else None,
-        "columns": len(shown),
+        "cost_legend": cost_legend(comparison),
         "one_seed": len(shown) < sum(len(method.runs) for method in comparison.everyone),
         "wall_class": _wall_class(len(shown), is_pixelated(comparison)),
         "evaluation": evaluation_rows(comparison),
-        "runs": [provenance(comparison, method, run) for method in comparison.everyone for run in method.runs],
+        "run_header": list(runs[0]),
+        "run_rows": [list(run.values()) for run in runs],
         "versions": versions(comparison),
     }
+
+
+def _title(comparison: Comparison) -> str:
+    """The experiments' names."""
+    named = [run.manifest.get("name") for method in comparison.methods for run in method.runs]
+    return joined([name.replace("_", " ") for name in dict.fromkeys(named) if name] or ["comparison"])
 
 
 def _statistics(comparison: Comparison) -> dict[str, Any]:
@@ -93,6 +169,7 @@ def _statistics(comparison: Comparison) -> dict[str, Any]:
     return {
         "differences": tables.difference_table(comparison) if comparison.scores else None,
         "differences_legend": difference_legend(comparison),
+        "wins_legend": wins_legend(comparison),
         "categories": category_table(comparison) if comparison.scores else None,
         "published": [[method, *figures] for method, figures in published_rows(names)],
         "published_source": published_note(comparison.settings),
@@ -103,28 +180,24 @@ def _statistics(comparison: Comparison) -> dict[str, Any]:
 
 def _plots(comparison: Comparison, mismatches: list[Mismatch]) -> dict[str, Any]:
     mismatch = plots.mismatch_plot(comparison, mismatches)
-    spreads = plots.distribution_plots(comparison)
     return {
-        "score_plots": [Markup(svg) for svg in plots.score_plots(comparison)],
-        "spreads": [(scorer_name(score.name), Markup(svg)) for score, svg in spreads],
-        "cost_plots": [(title, Markup(svg)) for title, svg in plots.cost_plots(comparison)],
-        "mismatch": Markup(mismatch) if mismatch else None,
+        "spreads": plots.distribution_plots(comparison),
+        "cost_plots": plots.cost_plots(comparison),
+        "mismatch": mismatch,
         "mismatch_numbers": tables.mismatch_table(comparison, mismatches) if mismatch else None,
         "seeds_beside": len(comparison.methods) <= curves.SEEDS_BESIDE,
-        "curves": [(title, about, Markup(svg)) for title, about, svg in curves.curve_plots(comparison)],
+        "curves": curves.curve_plots(comparison),
         "curve_averaging": curves.curve_averaging(comparison),
     }
 
 
-def _runs_shown(comparison: Comparison) -> list[dict[str, str]]:
+def _columns(comparison: Comparison) -> list[WallColumn]:
     """The wall's columns: each run's method, and its name."""
-    shown = []
-    for method in comparison.everyone:
-        name = comparison.names[method.label]
-        several = len(method.runs) > 1
-        runs = shown_runs(method, comparison)
-        shown += [{"method": name, "name": f"{name}, seed {run.seed}" if several else name} for run in runs]
-    return shown
+    return [
+        WallColumn(method.name, f"{method.name}, seed {run.seed}" if len(method.runs) > 1 else method.name)
+        for method in comparison.everyone
+        for run in shown_runs(method, comparison)
+    ]
 
 
 def _wall_class(columns: int, pixelated: bool) -> str:
@@ -132,60 +205,56 @@ def _wall_class(columns: int, pixelated: bool) -> str:
     return f"wall {size} pixelated" if pixelated else f"wall {size}"
 
 
-def _methods(comparison: Comparison) -> list[dict[str, Any]]:
-    return [
-        {
-            "name": comparison.names[method.label],
-            "settings": _aside(comparison.names[method.label], method),
-            "colour": css_colour(index),
-            "mark": partial(key_mark, index),
-            "seeds": list(method.seeds),
-            "columns": [run.seed for run in shown_runs(method, comparison)],
-        }
-        for index, method in enumerate(comparison.everyone)
-    ]
+def _method(comparison: Comparison, method: Method, index: int) -> ShownMethod:
+    return ShownMethod(
+        method.name,
+        _aside(method),
+        css_colour(index),
+        partial(key_mark, index),
+        method.seeds,
+        tuple(run.seed for run in shown_runs(method, comparison)),
+    )
 
 
-def _aside(name: str, method: Method) -> str:
+def _aside(method: Method) -> str:
     """What stands small under a method's name: `beta=8, 3 seeds`."""
-    untold = [setting for setting in settings(method.label) if setting not in name.split()]
-    return ", ".join([*untold, *([f"{len(method.seeds)} seeds"] if len(method.seeds) > 1 else [])])
+    seeds = [f"{len(method.seeds)} seeds"] if len(method.seeds) > 1 else []
+    return ", ".join([*method.shared, *seeds])
 
 
-def _score(comparison: Comparison, score: ScoreSummary) -> dict[str, Any]:
+def _score(comparison: Comparison, score: ScoreSummary) -> ShownScore:
     labels = [method.label for method in comparison.everyone]
-    return {
-        "name": scorer_name(score.name),
-        "key": score.name,
-        "arrow": tables.arrow(score),
-        "better": "higher is better" if score.higher_is_better else "lower is better",
-        "description": score.about["description"],
-        "cells": [_cell(comparison, score, label) for label in labels],
-        "wins": [[_win(score, label, other) for other in labels] for label in labels],
-    }
+    return ShownScore(
+        name=scorer_name(score.name),
+        key=score.name,
+        arrow=tables.arrow(score),
+        better="higher is better" if score.higher_is_better else "lower is better",
+        plot=plots.score_plot(comparison, score),
+        cells=[_cell(comparison, score, label) for label in labels],
+        wins=[[_win(score, label, other) for other in labels] for label in labels],
+    )
 
 
-def _cell(comparison: Comparison, score: ScoreSummary, label: str) -> dict[str, str]:
+def _cell(comparison: Comparison, score: ScoreSummary, label: str) -> ScoreCell:
     base = comparison.base.label
     digits = decimals(list(score.mean.values()))
     verdict = score.verdict(label)
-    return {
-        "mean": number(score.mean[label].value, digits),
-        "interval": interval(score.mean[label], digits),
-        "wins": "" if label == base else percent(score.win_rate[label][base].value),
-        "verdict": verdict,
-        "mark": MARKS[verdict],
-    }
+    return ScoreCell(
+        mean=number(score.mean[label].value, digits),
+        interval=interval(score.mean[label], digits),
+        win_rate="" if label == base else percent(score.win_rate[label][base].value),
+        verdict=verdict,
+        mark=MARKS[verdict],
+    )
 
 
-def _win(score: ScoreSummary, label: str, other: str) -> dict[str, Any] | None:
-    """A cell of the win-rate matrix; strength: -1 (always loses) .. 1 (always wins); None against itself."""
+def _win(score: ScoreSummary, label: str, other: str) -> WinCell | None:
     if label == other:
         return None
     rate = score.win_rate[label][other]
-    return {
-        "rate": percent(rate.value),
-        "interval": f"{round(100 * rate.low)}\N{EN DASH}{round(100 * rate.high)}",
-        "strength": round(2 * rate.value - 1, 3),
-        "clear": score.win_is_clear(label, other),
-    }
+    return WinCell(
+        rate=percent(rate.value),
+        interval=f"{100 * rate.low:.0f}\N{EN DASH}{100 * rate.high:.0f}" if rate.known else "\N{EN DASH}",
+        strength=round(2 * rate.value - 1, 3),
+        is_clear=score.win_is_clear(label, other),
+    )

@@ -6,7 +6,6 @@ import json
 from typing import Any
 
 from mapolab.evaluation.intervals import INTERVALS
-from mapolab.report.names import settings
 from mapolab.report.runs import Method, Run, flatten
 from mapolab.report.summary import Comparison
 from mapolab.report.words import percent
@@ -28,7 +27,7 @@ def provenance(comparison: Comparison, method: Method, run: Run) -> dict[str, st
     cells = {
         "run": run.folder.resolve().name,
         "method": comparison.names[method.label],
-        "settings": " ".join(settings(method.label)) or None,
+        "settings": " ".join(method.words) or None,
         "seed": run.seed,
         "steps": manifest.get("steps"),
         "restarts": manifest.get("restarts"),

@@ -1,23 +1,20 @@
-"""What the report reads of a run, and which runs are one method."""
+"""What the report reads of a run, and of the runs that are one method."""
 
 from __future__ import annotations
 
 import csv
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
 
-from mapolab.config.identity import identity
-from mapolab.errors import UserError
 from mapolab.evaluation.scores_table import Picture, ScoresTable, read_scores
 from mapolab.evaluation.statistics import MethodScores
-from mapolab.files import read_json, short_hash
+from mapolab.files import read_json
 
 
 @dataclass(frozen=True)
@@ -69,22 +66,40 @@ class Run:
 
     @cached_property
     def metrics(self) -> dict[str, np.ndarray]:
-        """The columns of metrics.csv, each (steps,), NaN where the method has no such quantity; none for the base."""
+        """The columns of metrics.csv, each (steps,): NaN where the method has no such quantity, infinite where it was
+        not finite; none for the base."""
         file = self.folder / "metrics.csv"
         rows = read_rows(file) if file.exists() else []
-        return {name: np.array([float(row[name] or math.nan) for row in rows]) for name in (rows[0] if rows else {})}
+        return {name: np.array([_metric(row[name]) for row in rows]) for name in (rows[0] if rows else {})}
 
     def scores(self, scorer: str) -> np.ndarray:
         """(pictures,) in the order of `pictures`. Raises UserError for a score that is missing or no finite number."""
         return self.table.values(scorer)[self._order]
 
 
+def _metric(text: str) -> float:
+    if not text:
+        return math.nan
+    value = float(text)
+    return math.inf if math.isnan(value) else value
+
+
 @dataclass(frozen=True)
 class Method:
-    """Runs that differ in nothing but the training seed, in the order of their seeds."""
+    """Runs that differ in nothing but the training seed, in the order of their seeds.
+
+    label: names it in files, `mapo beta=8`. name: in tables and on the page, by those settings in which methods of its
+    objective differ. words: every setting of the label, such as `beta=8`; shared: those that the name leaves out.
+    settings: what decides its runs' weights beside their seeds, by dotted key. No two methods of a comparison have the
+    same label or name.
+    """
 
     label: str
     runs: tuple[Run, ...]
+    name: str
+    words: tuple[str, ...] = ()
+    shared: tuple[str, ...] = ()
+    settings: dict[str, Any] = field(default_factory=dict)
 
     @property
     def trained(self) -> bool:
@@ -103,52 +118,6 @@ def read_rows(file: Path) -> list[dict[str, str]]:
     """The rows of a CSV file by column name."""
     with open(file, encoding="utf-8", newline="") as lines:
         return list(csv.DictReader(lines))
-
-
-def group_runs(runs: list[Run]) -> list[Method]:
-    """One method for all runs with the same label and settings, in the order of their first run.
-
-    Runs of one label that differ in other settings (a learning rate) stay apart, and those settings join their labels.
-    Raises UserError for two runs that are the same method with the same seed.
-    """
-    groups: dict[tuple[str, str], list[Run]] = {}
-    for run in runs:
-        groups.setdefault((run.label, short_hash(_settings_but_seed(run))), []).append(run)
-    firsts = [group[0] for group in groups.values()]
-    return [Method(_full_label(group[0], firsts), _by_seed(group)) for group in groups.values()]
-
-
-def _full_label(run: Run, firsts: list[Run]) -> str:
-    """The run's label and, where another method has the same one, the settings that tell them apart."""
-    own = _settings_but_seed(run)
-    namesakes = [_settings_but_seed(other) for other in firsts if other.label == run.label]
-    differing = [key for key in own if any(other.get(key) != own[key] for other in namesakes)]
-    return " ".join([run.label, *(words for key in differing if (words := _in_words(key, own[key])))])
-
-
-def _in_words(key: str, value: Any) -> str:
-    """A setting in a label: `lr=0.0001`; the swapped-label control by its name, labels as they are by no word."""
-    if key == "data.label_flip_probability":
-        return {0: "", 1: "swapped labels"}.get(value, f"{value:.0%} of labels flipped")
-    return f"{key.split('.')[-1]}={value}"
-
-
-def _by_seed(group: list[Run]) -> tuple[Run, ...]:
-    ordered = sorted(group, key=lambda run: run.seed or 0)
-    for run, following in pairwise(ordered):
-        if run.seed == following.seed:
-            raise UserError(
-                f"{run.folder} and {following.folder} are the same method with the same seed, so that one would count "
-                "twice. Name only one of them in runs=."
-            )
-    return tuple(ordered)
-
-
-def _settings_but_seed(run: Run) -> dict[str, Any]:
-    """What decides a run's weights, beside its seed, as one flat dict."""
-    settings = flatten(identity(run.config)) if run.config else {}
-    settings.pop("seed", None)
-    return settings
 
 
 def flatten(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:

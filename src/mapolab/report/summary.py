@@ -14,7 +14,6 @@ from mapolab.errors import UserError
 from mapolab.evaluation.differences import Difference, compare, holm, measurable
 from mapolab.evaluation.intervals import Estimate
 from mapolab.evaluation.statistics import MethodScores, PairedStatistics
-from mapolab.report.names import display_names
 from mapolab.report.runs import Method, Run
 
 
@@ -108,7 +107,7 @@ class Comparison:
     @cached_property
     def names(self) -> dict[str, str]:
         """Method label -> what it is called in tables and on the page."""
-        return display_names([method.label for method in self.everyone])
+        return {method.label: method.name for method in self.everyone}
 
     @property
     def everyone(self) -> list[Method]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import re
+from dataclasses import dataclass
 from html import escape
 
 import numpy as np
+from markupsafe import Markup
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -43,7 +45,17 @@ STYLE = {
     "axes.facecolor": "none",
     "savefig.facecolor": "none",
     "axes.formatter.useoffset": False,
+    "text.parse_math": False,  # a dollar in a name is a dollar
 }
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A figure of the page. about: what stands beside its heading. svg: as HTML."""
+
+    heading: str
+    about: str
+    svg: Markup
 
 
 def method_colour(index: int) -> str:
@@ -61,7 +73,7 @@ def method_line(index: int) -> str | tuple:
     return LINES[(index - 1) % len(LINES)] if index else "-"
 
 
-def key_mark(index: int, section: str) -> str:
+def key_mark(index: int, section: str) -> Markup:
     """The method's line and marker as a small <svg>, for the key of plots in this section of the page."""
     with style():
         figure = Figure((0.42, 0.16))
@@ -71,13 +83,16 @@ def key_mark(index: int, section: str) -> str:
         colour = method_colour(index)
         axes.plot([0, 1], [0, 0], linestyle=method_line(index), color=colour, linewidth=1.5)
         axes.plot([0.5], [0], method_marker(index), color=colour, markersize=6)
-        return render(figure, f"key-{section}-{index}", "").replace('role="img" aria-label=""', 'aria-hidden="true"')
+        svg = str(render(figure, f"key-{section}-{index}", ""))
+        return Markup(svg.replace('role="img" aria-label=""', 'aria-hidden="true"'))
 
 
 def label_ends(axes: Axes, ends: list[tuple[float, float, int]]) -> None:
     """Write each method's number right of (x, y), moved up or down where two would overlap. ends: x, y, its place."""
     axes.figure.draw_without_rendering()  # else nobody knows where data lies
     pixel = axes.figure.dpi / 72
+    bottom, top = axes.get_ylim()
+    ends = [(x, min(max(y, bottom), top), index) for x, y, index in ends]  # a line that leaves the plot is named there
     places = np.array([axes.transData.transform((x, y)) for x, y, _ in ends]).reshape(-1, 2) / pixel
     for (x, y, index), (_, own), height in zip(ends, places, apart(places), strict=True):
         where = {"xytext": (6, height - own), "textcoords": "offset points", "va": "center", "annotation_clip": False}
@@ -118,7 +133,7 @@ def style() -> rc_context:
     return rc_context(STYLE)
 
 
-def render(figure: Figure, name: str, description: str) -> str:
+def render(figure: Figure, name: str, description: str) -> Markup:
     """The figure as an <svg> element. name: unique on the page, for the ids inside; description: for screen readers."""
     buffer = io.StringIO()
     with rc_context({**STYLE, "svg.hashsalt": name}):
@@ -133,7 +148,7 @@ def render(figure: Figure, name: str, description: str) -> str:
     used = set(re.findall(r'#([\w-]+)[")]', svg))
     svg = re.sub(r' id="([^"]*)"', lambda match: match[0] if match[1] in used else "", svg)
     svg = re.sub(r"font: [^;\"]*?sans-serif[^;\"]*", lambda match: _page_font(match[0]), svg)
-    return _page_colours(svg)
+    return Markup(_page_colours(svg))
 
 
 def _page_font(font: str) -> str:

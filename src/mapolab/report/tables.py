@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-import math
+import re
 
 from rich import box
 from rich.table import Table
+from rich.text import Text
 
 from mapolab.report.categories import category_table
 from mapolab.report.costs import COST_HEADERS, COSTS, cost_cell
-from mapolab.report.legends import MARKS, difference_legend, legend
+from mapolab.report.legends import MARKS, cost_legend, difference_legend, legend
 from mapolab.report.mismatch import Mismatch
 from mapolab.report.names import scorer_name
 from mapolab.report.published import published_note, published_rows
 from mapolab.report.runs import Method
 from mapolab.report.summary import Comparison, ScoreSummary
-from mapolab.report.words import decimals, findings, interval, leader, notes, number, opening, percent
+from mapolab.report.words import decimals, findings, interval, leader, notes, number, opening, percent, visible_digits
 
 ABREAST = 3
 """Scorers in one table of the terminal."""
+DASH = "\N{EN DASH}"
 
 
 def arrow(score: ScoreSummary) -> str:
@@ -28,23 +30,25 @@ def arrow(score: ScoreSummary) -> str:
 
 def summary_markdown(comparison: Comparison) -> str:
     """The findings in words, then tables of scores, win rates and cost."""
-    told = [f"**{name}** {sentence}" for name, sentence in findings(comparison)]
-    parts = [" ".join(filter(None, [opening(comparison), *told, leader(comparison)]))]
+    told = [f"**{plain(name)}** {plain(sentence)}" for name, sentence in findings(comparison)]
+    parts = [" ".join(filter(None, [plain(opening(comparison) or ""), *told, plain(leader(comparison) or "")]))]
     if comparison.scores:
-        parts += [_markdown_table(*score_table(comparison)), legend(comparison), *notes(comparison)]
+        parts += [_markdown_table(*score_table(comparison)), *map(plain, [legend(comparison), *notes(comparison)])]
         if published := published_rows([score.name for score in comparison.scores]):
             seeds = [""] if comparison.trained else []
             rows = [[f"{method} (published)", *seeds, *figures] for method, figures in published]
-            told = f"Published, not measured here: {published_note(comparison.settings)}"
+            told = plain(f"Published, not measured here: {published_note(comparison.settings)}")
             parts += [told, _markdown_table(score_table(comparison)[0], rows)]
-        parts += [f"### Differences from {comparison.base_name}", _markdown_table(*difference_table(comparison))]
-        parts.append(difference_legend(comparison))
+        title = f"### Differences from {plain(comparison.base_name)}"
+        parts += [title, _markdown_table(*difference_table(comparison)), plain(difference_legend(comparison))]
         if by_category := category_table(comparison):
             parts += ["### By category of prompt", _markdown_table(*by_category)]
     for score in comparison.scores:
-        parts.append(f"### Win rates by {scorer_name(score.name)}\n\n" + _win_table(comparison, score))
+        parts += [f"### Win rates by {plain(scorer_name(score.name))}", _win_table(comparison, score)]
+    if comparison.scores:
+        parts.append("Of the row's method against the column's, with its interval, ties as half.")
     if comparison.trained:
-        parts.append("### Cost of training\n\n" + _markdown_table(*cost_table(comparison)))
+        parts += ["### Cost of training", _markdown_table(*cost_table(comparison)), plain(cost_legend(comparison))]
     return "\n\n".join(parts) + "\n"
 
 
@@ -58,7 +62,7 @@ def score_table(comparison: Comparison, scores: list[ScoreSummary] | None = None
 
 def difference_table(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
     """Header and rows: every method against the base by every scorer."""
-    header = ["method", "scorer", "mean", "median", "wins", "ties", "losses", "d", "p", "prompts needed"]
+    header = ["method", "scorer", "mean", "median", "wins", "ties", "losses", "d", "p", "found from", "prompts needed"]
     rows = [
         [comparison.names[method.label], *_difference_cells(score, method.label)]
         for method in comparison.methods
@@ -71,20 +75,33 @@ def _difference_cells(score: ScoreSummary, label: str) -> list[str]:
     found, digits = score.against[label][score.base], decimals(list(score.difference.values()))
     needed = found.prompts_needed
     too_few = f" (of {found.prompts})" if needed is not None and needed > found.prompts else ""
-    effect = "\N{INFINITY}" if math.isinf(found.effect_size) else number(found.effect_size, 2)
+    unknown = found.why or DASH
     return [
         f"{scorer_name(score.name)} {arrow(score)}",
         f"{number(found.mean.value, digits)} {interval(found.mean, digits)}",
         f"{number(found.median.value, digits)} {interval(found.median, digits)}",
         *(percent(share) for share in (found.wins, found.ties, found.losses)),
-        effect,
-        p_value(score.p_adjusted[label]),
-        f"{needed:,}{too_few}" if needed is not None else "\N{EN DASH}",
+        unknown if found.effect_size is None else number(found.effect_size, 2),
+        unknown if found.p_value is None else p_value(score.p_adjusted[label]),
+        _found_from(score, found.detectable, digits),
+        DASH if needed is None else f"{needed:,}{too_few}",
     ]
 
 
-def p_value(value: float) -> str:
-    """0.032, <0.001."""
+def _found_from(score: ScoreSummary, difference: float | None, digits: int) -> str:
+    """The smallest difference that is found; `none` where it is larger than any two scores can differ."""
+    if difference is None:
+        return DASH
+    least, most = score.about.get("minimum"), score.about.get("maximum")
+    if least is not None and most is not None and difference > most - least:
+        return "none"
+    return number(difference, visible_digits(difference, digits))
+
+
+def p_value(value: float | None) -> str:
+    """0.032, <0.001; a dash where there is none."""
+    if value is None:
+        return DASH
     return "<0.001" if value < 0.001 else f"{value:.3f}" if value < 0.995 else f"{value:.2f}"
 
 
@@ -96,7 +113,7 @@ def mismatch_table(comparison: Comparison, points: list[Mismatch]) -> tuple[list
     for method in comparison.methods:
         name = comparison.names[method.label]
         gains = [point.gains.get(name) for point in points]
-        told = [f"{number(gain.value, digits)} {interval(gain, digits)}" if gain else "\N{EN DASH}" for gain in gains]
+        told = [f"{number(gain.value, digits)} {interval(gain, digits)}" if gain else DASH for gain in gains]
         rows.append([name, *told])
     return ["method", *(f"distance {point.distance:.3f}" for point in points)], rows
 
@@ -111,7 +128,8 @@ def cost_table(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
 
 
 def needed_table(comparison: Comparison, scores: list[ScoreSummary]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows: prompts to find each method's difference from the base, were it as large as the one seen."""
+    """Header and rows: prompts to find each method's difference from the base, were it as large as the one seen, and
+    the smallest one that is found with those there were."""
     header = ["method", *(scorer_name(score.name) for score in scores)]
     rows = [
         [comparison.names[method.label], *(_needed(score, method.label) for score in scores)]
@@ -121,16 +139,19 @@ def needed_table(comparison: Comparison, scores: list[ScoreSummary]) -> tuple[li
 
 
 def _needed(score: ScoreSummary, label: str) -> str:
-    needed = score.against[label][score.base].prompts_needed
-    return "\N{EN DASH}" if needed is None else f"{needed:,}"
+    *_, found_from, needed = _difference_cells(score, label)
+    needed = needed.split(" ")[0]
+    return (
+        needed if found_from == DASH else f"{needed}, from {found_from}" if found_from != "none" else f"{needed}, none"
+    )
 
 
 def rich_tables(comparison: Comparison) -> list[Table]:
     """Scores, prompts needed and cost for the terminal: several tables, so that each fits into 80 columns."""
     parts = [comparison.scores[i : i + ABREAST] for i in range(0, len(comparison.scores), ABREAST)]
     tables = [("Scores" if not i else "", score_table(comparison, part)) for i, part in enumerate(parts)]
-    prompts = len({row["prompt"] for row in comparison.base.runs[0].pictures})
-    tables += [(f"Prompts needed (there were {prompts})", needed_table(comparison, part)) for part in parts]
+    title = f"Prompts needed (there were {comparison.prompts}), and the smallest difference that is found"
+    tables += [(title, needed_table(comparison, part)) for part in parts]
     if comparison.trained:
         tables.append(("Cost of training", cost_table(comparison)))
     return [_rich_table(title, *rows) for title, rows in tables]
@@ -138,17 +159,22 @@ def rich_tables(comparison: Comparison) -> list[Table]:
 
 def _rich_table(title: str, header: list[str], rows: list[list[str]]) -> Table:
     table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column(header[0], min_width=14)
+    table.add_column(Text(header[0]), min_width=14)
     for column in header[1:]:
         # A long name over narrow figures stands in two lines.
-        table.add_column(column.replace(" ", "\n") if len(column) > 10 else column, justify="right", no_wrap=True)
+        told = Text(column.replace(" ", "\n") if len(column) > 10 else column)
+        table.add_column(told, justify="right", no_wrap=True)
     for row in rows:
-        table.add_row(*(cell.replace(" [", "\n[").replace(", wins", "\nwins") for cell in row))
+        cells = (
+            cell.replace(" [", "\n[").replace(", win", "\nwin").replace(", from", "\nfrom").replace(", none", "\nnone")
+            for cell in row[1:]
+        )
+        table.add_row(Text(row[0]), *map(Text, cells))
     return table
 
 
 def _score_row(comparison: Comparison, method: Method, scores: list[ScoreSummary]) -> list[str]:
-    seeds = [str(len(method.runs)) if method.trained else "\N{EN DASH}"] if comparison.trained else []
+    seeds = [str(len(method.runs)) if method.trained else DASH] if comparison.trained else []
     return [comparison.names[method.label], *seeds, *(_score_cell(comparison, score, method) for score in scores)]
 
 
@@ -159,7 +185,7 @@ def _score_cell(comparison: Comparison, score: ScoreSummary, method: Method) -> 
     if method is comparison.base:
         return cell
     rate = score.win_rate[method.label][comparison.base.label]
-    return f"{cell}, wins {percent(rate.value)} {MARKS[score.verdict(method.label)]}".rstrip()
+    return f"{cell}, win rate {percent(rate.value)} {MARKS[score.verdict(method.label)]}".rstrip()
 
 
 def _win_table(comparison: Comparison, score: ScoreSummary) -> str:
@@ -174,9 +200,14 @@ def win_cell(score: ScoreSummary, label: str, other: str) -> str:
     if label == other:
         return ""
     rate = score.win_rate[label][other]
-    return f"{percent(rate.value)} [{percent(rate.low)}, {percent(rate.high)}]"
+    return f"{percent(rate.value)} [{f'{percent(rate.low)}, {percent(rate.high)}' if rate.known else DASH}]"
 
 
 def _markdown_table(header: list[str], rows: list[list[str]]) -> str:
     lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+    return "\n".join("| " + " | ".join(map(plain, line)) + " |" for line in lines)
+
+
+def plain(text: str) -> str:
+    """A text in one line of Markdown, in which nothing is a mark, a tag or the end of a cell."""
+    return re.sub(r"([\\`*|~]|<(?=[A-Za-z/!?])|(?<!\w)_|_(?!\w))", r"\\\1", " ".join(text.split()))
