@@ -211,6 +211,7 @@ def build_train_config(tiny_pipeline_folder: Path, pairs_file: Path, tmp_path: P
             "preferred_style": None,
             "resolution": RESOLUTION,
             "aspect_buckets": False,
+            "micro_conditioning": "fixed",
             "batch_size": 2,
             "num_workers": 0,
             "shuffle_window": "all",

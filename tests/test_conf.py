@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from mapolab.config.compose import compose
+from mapolab.config.identity import samples_per_step
 from mapolab.config.instantiate import instantiate
 from mapolab.paths import conf_folder
 
@@ -48,6 +49,28 @@ def test_every_option_composes(group: str, option: str) -> None:
 def test_every_experiment_composes_under_its_own_name(file: Path) -> None:
     config = compose("train", [f"experiment={file.stem}", *NEEDED.get(file.stem, [])])
     assert config["name"] and config["trainer"]["max_steps"] > 0
+
+
+# MaPO's B, pairs of a step, rates of MaPO and Diffusion-DPO: 2406.06424v2, but for general's last, the program's.
+TASKS = {
+    "general": (8, 2048, 1e-7, 2.048e-5),
+    "safety": (64, 128, 1e-7, 1e-6),
+    "style_cartoon": (64, 128, 1e-7, 1e-6),
+    "culture": (32, 128, 1e-7, 1e-6),
+}
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_mapos_tasks_have_its_settings(task: str) -> None:
+    mapo, dpo = (
+        compose("train", [f"experiment={task}", *NEEDED.get(task, []), f"objective={name}"])
+        for name in ("mapo", "diffusion_dpo")
+    )
+    rates = mapo["optimizer"]["lr"], dpo["optimizer"]["lr"]
+    assert (mapo["objective"]["beta"], samples_per_step(mapo), *rates) == TASKS[task]
+    for config in (mapo, dpo):
+        assert (config["trainer"]["max_steps"], config["schedule"]["name"]) == (2000, "cosine")
+        assert config["data"]["micro_conditioning"] == "fixed"
 
 
 @pytest.mark.parametrize("file", sorted((conf_folder() / "sweep").glob("*.yaml")), ids=lambda file: file.stem)

@@ -20,7 +20,7 @@ from typing import Any
 
 import yaml
 
-from mapolab.config.identity import identity
+from mapolab.config.identity import EARLIER, as_earlier, identity, run_folder
 from mapolab.config.rollout import reward_label
 from mapolab.errors import UserError
 from mapolab.files import read_json, write_json, write_text
@@ -92,15 +92,22 @@ class RunFolder:
         return max((int(entry.name.removeprefix("step-")) for entry in self.path.glob("checkpoints/step-*")), default=0)
 
     def check(self, config: dict[str, Any]) -> None:
-        """Raise UserError if the folder holds a run with another config."""
+        """Raise UserError if the folder holds a run with another config, or if the same command began a run under an
+        earlier version, which had other defaults, and that one is not finished."""
+        saved = self.config()
+        if not saved:
+            earlier = RunFolder(run_folder(as_earlier(config)))
+            check_earlier(earlier.path, earlier.config(), earlier.finished)
+        elif changed := differences(identity(saved), identity(config)):
+            raise UserError(
+                f"{self.path} holds a run with another config ({'; '.join(changed)}). Give the values of before to "
+                "continue that run, or give the new one another output_dir, or remove the folder."
+            )
+
+    def config(self) -> dict[str, Any]:
+        """The resolved config of the run; empty for a new one."""
         file = self.path / "config.yaml"
-        if file.exists():
-            changed = differences(identity(yaml.safe_load(file.read_text())), identity(config))
-            if changed:
-                raise UserError(
-                    f"{self.path} holds a run with another config ({'; '.join(changed)}). Give the new run another "
-                    "output_dir, or remove the folder."
-                )
+        return yaml.safe_load(file.read_text(encoding="utf-8")) if file.exists() else {}
 
     def claim(self, config: dict[str, Any]) -> None:
         """Make the folder this run's: save the resolved config, begin the manifest or count a restart."""
@@ -151,7 +158,22 @@ def differences(before: Any, now: Any, path: str = "") -> list[str]:
             for key in keys
             for line in differences(before.get(key), now.get(key), f"{path}.{key}".removeprefix("."))
         ]
-    return [] if before == now else [f"{path}: {before} -> {now}"]
+    return [] if before == now else [f"{path}: {_told(path, before)} -> {_told(path, now)}"]
+
+
+def _told(path: str, value: Any) -> Any:
+    return EARLIER.get(path) if value is None else value
+
+
+def check_earlier(folder: Path, config: dict[str, Any], finished: bool) -> None:
+    """Raise UserError for what this command began, but did not finish, before a key existed. config: of the run in it;
+    empty for none."""
+    if config and "micro_conditioning" not in config["data"] and not finished:
+        raise UserError(
+            f"{folder} is what this command began before data.micro_conditioning existed, and did not finish: SDXL was "
+            "told each image's own size. Add data.micro_conditioning=own to continue it, or remove the folder to begin "
+            "anew."
+        )
 
 
 def label(objective: dict[str, Any], rollout: dict[str, Any] | None = None) -> str:

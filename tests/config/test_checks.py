@@ -88,6 +88,7 @@ MISTAKES = {
     "data.shuffle_window=some": "give a number of rows, all, or auto",
     "data.aspect_buckets=true data.cache=false": "Set data.cache=true",
     "data.ties=win": "Choose one of drop, keep",
+    "data.micro_conditioning=share": "Did you mean shared? Choose one of own, shared, fixed",
     "data.max_broken_share=2": "give a number from 0 to 1",
     "output_root=/dev/null": "/dev/null is a file",
     "evaluation.prompts=missing.csv": "evaluation.prompts=missing.csv does not exist",

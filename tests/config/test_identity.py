@@ -1,5 +1,6 @@
 """One command, one folder: what changes the weights changes the name, and nothing else does."""
 
+import copy
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ SAME = (
     "evaluation.steps=3",
     "objective.beta=8.0",
 )
+TOLD = ("own", "shared", "fixed")
 OTHER = (
     "seed=1",
     "objective=sft",
@@ -47,6 +49,20 @@ def test_the_identity_leaves_the_config_as_it_was(config: dict[str, Any]) -> Non
     before = str(config)
     identity(config)
     assert str(config) == before
+
+
+def test_what_was_not_a_choice_once_names_the_run_as_then() -> None:
+    own = compose("train", ["data.micro_conditioning=own"])
+    before = copy.deepcopy(own)
+    del before["data"]["micro_conditioning"]
+    assert run_name(before) == run_name(own)
+    assert len({run_name(compose("train", [f"data.micro_conditioning={told}"])) for told in TOLD}) == 3
+    # Where no image is given, there was nothing to choose.
+    for experiment in ("emoji_ddpo", "tiny_base"):
+        config = compose("train", [f"experiment={experiment}"])
+        before = copy.deepcopy(config)
+        del before["data"]["micro_conditioning"]
+        assert run_name(before) == run_name(config)
 
 
 def test_values_never_reach_the_folder_name() -> None:

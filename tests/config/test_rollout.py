@@ -25,6 +25,7 @@ MISTAKES = {
     "strategy=deepspeed_zero2": "Use strategy=ddp",
     "strategy=fsdp": "Use strategy=ddp",
     "data.ties=keep": "Set data.ties=drop",
+    "data.micro_conditioning=own": "Set data.micro_conditioning=fixed",
     "data.prompt_dropout=0.1": "Set data.prompt_dropout=0.0",
     "diffusion=ddim_inversion": "Set diffusion.noise=gaussian",
     "diffusion.timestep_range=[0,499]": "Set diffusion.timestep_range=null",

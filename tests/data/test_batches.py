@@ -67,10 +67,13 @@ def equal(batch: dict, other: dict) -> None:
             assert value == other[name]
 
 
-@pytest.mark.parametrize("kind", ["window", "global"])
+TOLD = ("own", "shared", "fixed")
+
+
+@pytest.mark.parametrize(("kind", "told"), [("window", "own"), *(("global", told) for told in TOLD)])
 @pytest.mark.parametrize("sides", [("chosen", "rejected"), ("chosen",)])
-def test_cached_and_on_line_batches_are_equal(source, cache, sdxl, kind, sides):
-    draw = Draw(5, sides, flip_probability=0.5, label_flip_probability=0.3, label_noise_probability=0.3)
+def test_cached_and_on_line_batches_are_equal(source, cache, sdxl, kind, told, sides):
+    draw = Draw(5, sides, 0.5, label_flip_probability=0.3, label_noise_probability=0.3, micro_conditioning=told)
     shared = source, order(source, kind), Selection(), draw, True
     cached, pixels = LatentPairs(*shared, cache), PixelPairs(*shared, 16)
     assert {draw.flips(position) for position in POSITIONS} == {True, False}
@@ -100,10 +103,56 @@ def test_flipped_labels_exchange_the_sides(source, cache):
     plain, turned = (
         LatentPairs(*shared, Draw(5, label_flip_probability=p), False, cache).__getitems__(STEP) for p in (0.0, 1.0)
     )
-    # Not the latents: each side has its own draw from the posterior.
+    # By their own sizes, not by the latents: each side has its own draw from the posterior.
     assert torch.equal(plain["chosen_time_ids"], turned["rejected_time_ids"])
     assert torch.equal(plain["rejected_time_ids"], turned["chosen_time_ids"])
     assert not torch.equal(plain["chosen_time_ids"], plain["rejected_time_ids"])
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_the_time_ids_tell_of_each_image_of_the_first_or_of_none(source, cache, cached):
+    rows = [1, 2]  # the first image is preferred, and the second; sizes (20, 16) against (17, 24) and (18, 24)
+    first = [16, 20, 0, 2, 16, 16]
+    second = [[24, 17, 3, 0, 16, 16], [24, 18, 2, 0, 16, 16]]
+    expected = {
+        "own": ([first, second[1]], [second[0], first]),
+        "shared": ([first] * 2, [first] * 2),
+        "fixed": ([[16, 16, 0, 0, 16, 16]] * 2,) * 2,
+    }
+    for told, (chosen, rejected) in expected.items():
+        for swapped in (0.0, 1.0):
+            draw = Draw(5, label_flip_probability=swapped, flip_probability=0.5, micro_conditioning=told)
+            given = source, Rows(rows), Selection(), draw, False
+            dataset = LatentPairs(*given, cache) if cached else PixelPairs(*given, 16)
+            batch = dataset.__getitems__(MicroStep([0, 1], 2))
+            found = [batch[f"{side}_time_ids"].tolist() for side in ("chosen", "rejected")]
+            # Only with its own ids does the size of an image depend on whether it is preferred.
+            assert found == ([chosen, rejected] if swapped == 0 or told != "own" else [rejected, chosen])
+
+
+class Rows(GlobalOrder):
+    """These rows, in this order."""
+
+    def __init__(self, rows: list[int]):
+        self.rows = rows
+
+    def row(self, position: int) -> int:
+        return self.rows[position]
+
+
+@pytest.mark.parametrize("told", TOLD)
+def test_an_image_whose_size_is_told_must_be_sound(make_pairs, sdxl, tmp_path, told):
+    """SFT looks at the chosen image alone, here the second one; the first is broken."""
+    pairs = [make_pairs(4)[index] for index in (0, 2)]
+    pairs[0]["jpg_0"] = pairs[0]["jpg_0"][:100]
+    parquet.write_table(pa.Table.from_pylist(pairs), tmp_path / "pairs.parquet")
+    source = open_source(str(tmp_path / "pairs.parquet"), None, None, tmp_path, 1)
+    spec = CacheSpec(source.fingerprint, sdxl.encoder_identity, 16, False, False, False, "float32")
+    prepare(source, spec, sdxl, torch.device("cpu"), tmp_path / "cache")
+    given = source, Rows([0]), Selection(), Draw(5, ("chosen",), micro_conditioning=told), False
+    for dataset in (LatentPairs(*given, PreparedCache.open(tmp_path / "cache", spec)), PixelPairs(*given, 16)):
+        replaced = dataset.__getitems__(MicroStep([0], 1))["replaced"]
+        assert [(item.row, item.replacement) for item in replaced] == ([(0, 1)] if told == "shared" else [])
 
 
 def test_label_noise_is_a_coin_toss_for_a_share_of_the_positions():

@@ -10,6 +10,7 @@ import pyarrow.parquet as parquet
 import pytest
 import torch
 
+from mapolab.data.images import fixed_time_ids
 from mapolab.data.prepared import plan, scan
 from mapolab.data.prepared.opened import PreparedCache
 from mapolab.data.prepared.prepare import prepare
@@ -109,10 +110,10 @@ def test_images_and_prompts_are_encoded_once(source, sdxl, tmp_path):
     from mapolab.data.images import load, to_pixel_values
 
     pixels = load(record.images[1].data, (16, 16), flip=True)
-    mean, std, time_ids = cache.images([1], [1], [True])
+    mean, std = cache.images([1], [1], [True])
     expected = encoder.encode_images(to_pixel_values(pixels.pixels[None]))
     torch.testing.assert_close((mean, std), expected, rtol=0, atol=1e-5)
-    assert torch.equal(time_ids[0], pixels.time_ids)
+    assert torch.equal(cache.time_ids([1], [1])[0], pixels.time_ids)
     torch.testing.assert_close(cache.prompts([1]), encoder.encode_prompts([record.caption]), rtol=0, atol=1e-5)
 
 
@@ -160,10 +161,12 @@ def test_aspect_buckets_keep_each_pair_in_one_shape(make_image, sdxl, tmp_path):
     cache = PreparedCache.open(tmp_path / "cache", with_buckets)
     shapes = []
     for row in range(4):
-        (first, _, first_ids), (second, _, second_ids) = (cache.images([row], [place], [False]) for place in (0, 1))
+        first, second = (cache.images([row], [place], [False])[0] for place in (0, 1))
+        first_ids, second_ids = (cache.time_ids([row], [place]) for place in (0, 1))
         assert first.shape == second.shape
         target = [2 * side for side in first.shape[-2:]]  # this VAE halves
         assert first_ids[0, 4:].tolist() == second_ids[0, 4:].tolist() == target
         assert first_ids[0, :2].tolist() == list(sizes[row][0][::-1])
+        assert fixed_time_ids(second_ids).tolist() == [[*target, 0, 0, *target]]
         shapes.append(tuple(target))
     assert shapes == [(24, 40), (32, 32), (40, 24), (32, 32)]

@@ -10,14 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from made_pairs import PROMPTS, content, rows_in
 
 from mapolab.config.checks import check
 from mapolab.config.compose import compose
 from mapolab.errors import UserError
-from mapolab.files import read_json
+from mapolab.files import read_json, write_json, write_text
 from mapolab.iterations.command import iterate
-from mapolab.iterations.rounds import Round, iteration_folder
+from mapolab.iterations.rounds import Round, iteration_folder, iteration_identity
 from mapolab.report.runs import read_rows
 
 PATIENCE = 300  # seconds; only a hang takes as long
@@ -46,6 +47,16 @@ def checked(overrides: dict[str, Any]) -> dict[str, Any]:
     config = compose("iterate", arguments(overrides))
     check(config, "iterate")
     return config
+
+
+def test_rounds_that_an_earlier_version_began_are_refused(overrides, tmp_path) -> None:
+    own = checked(overrides | {"output_dir": "null", "data.micro_conditioning": "own"})
+    begun = iteration_folder(own)
+    write_json(begun / "manifest.json", {"status": "running", "settings": iteration_identity(own)})
+    del own["data"]["micro_conditioning"]
+    write_text(begun / "round-1" / "run" / "config.yaml", yaml.safe_dump(Round(own, begun, 1).phase_config("train")))
+    with pytest.raises(UserError, match=r"before data\.micro_conditioning existed"):
+        iterate(checked(overrides | {"output_dir": "null"}))
 
 
 def start(overrides: dict[str, Any]) -> subprocess.Popen[str]:

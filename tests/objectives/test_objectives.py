@@ -1,8 +1,11 @@
 """Properties: the link's accuracy, what each objective needs, and clear errors."""
 
 import math
+import re
+import textwrap
 from dataclasses import replace
 from decimal import Decimal, getcontext
+from pathlib import Path
 
 import pytest
 import torch
@@ -157,6 +160,29 @@ def test_kto_takes_its_reference_point_over_all_ranks():
 def test_mistakes_are_named(name, settings, said):
     with pytest.raises(UserError, match=said):
         build(name, **settings)
+
+
+def test_the_docs_print_how_the_two_forms_of_mapo_push(capsys):
+    """By hand: -(phi^B)'(0.1) / (2 B) for the paper's form, -T b k phi'(0.05) / 2 for the program's, k = 0.5."""
+    page = (Path(__file__).parents[2] / "docs" / "methods.md").read_text()
+    exec(textwrap.dedent(re.search(r"```python\n(.*?)```", page, re.DOTALL)[1]), {})
+    slope = -link_slope(0.1) / 2
+    pushes = [math.exp(beta * log_link(0.1)) * slope for beta in (8, 64)]
+    pushes.append(1000 * 0.1 * 0.5 * math.exp(log_link(0.05)) * -link_slope(0.05) / 2)
+    names = ("mapo", "mapo", "mapo_reference")
+    printed = [f"{name} {push:.2f} per unit of error" for name, push in zip(names, pushes, strict=True)]
+    assert capsys.readouterr().out.splitlines() == printed
+    assert [line.split()[1] for line in printed] == ["0.17", "0.01", "12.29"]
+
+
+def log_link(x: float) -> float:
+    """log(x / (exp(x) - 1))"""
+    return math.log(x / math.expm1(x))
+
+
+def link_slope(x: float) -> float:
+    """d/dx of it."""
+    return 1 / x - 1 - 1 / math.expm1(x)
 
 
 def test_margin_is_the_methods_own():

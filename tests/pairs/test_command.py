@@ -79,7 +79,7 @@ def test_a_folder_of_other_pairs_or_other_things_is_refused(made, tmp_path) -> N
     folder = made("ranked", **RANKED)
     before = content(folder)
     with pytest.raises(UserError, match=r"made in another way \(labels: hard -> soft\)"):
-        made("ranked", **RANKED, labels="soft")
+        made("ranked", **RANKED, labels="soft", label_scale=1.0)
     with pytest.raises(UserError, match=r"holds something else \(outputs\)"):
         made("ranked", **RANKED, output_dir=tmp_path)
     made("ranked", **RANKED)
@@ -99,12 +99,14 @@ def test_a_folder_of_other_pairs_or_other_things_is_refused(made, tmp_path) -> N
         ("models", {}, "draws with 2 models"),
         (
             "smoothed",
-            NOTHING_DRAWN | {"data_path": "no.parquet", "labels": "soft"},
+            NOTHING_DRAWN | {"data_path": "no.parquet", "labels": "soft", "label_scale": 5},
             "data_path=no.parquet does not exist",
         ),
         ("targets", {"targets": "nowhere", "prompts": None}, "targets=nowhere is no folder"),
         ("votes", NOTHING_DRAWN | {"votes": "no.jsonl"}, "votes=no.jsonl does not exist"),
         ("votes", {"votes": "no.jsonl", "prompts": None}, "recipe=votes draws nothing, so images_per_prompt"),
+        ("smoothed", NOTHING_DRAWN | {"data_path": "p", "labels": "soft"}, "labels=soft by style needs label_scale"),
+        ("smoothed", NOTHING_DRAWN | {"data_path": "p", "label_scale": "some"}, "label_scale is some; give a number"),
         ("smoothed", {"data_path": "p", "labels": "soft", "prompts": "p"}, "prompts belongs to recipe=prefixes or"),
         ("targets", {"targets": "t", "prompts": None, "limit": 2}, "limit belongs to recipe=prefixes or models or"),
         ("prefixes", {"chosen_prefix": "A.", "rejected_prefix": "B."}, "would run into the prompt's first word"),

@@ -14,6 +14,7 @@ import pyarrow.parquet as parquet
 import pytest
 from made_pairs import PROMPTS, content, origins, rows_in
 from PIL import Image
+from tiny_pickscore import save_pickscore
 
 from mapolab.data.sources.open import open_source
 from mapolab.errors import UserError
@@ -223,6 +224,27 @@ def test_smoothing_gives_the_pairs_of_a_data_set_soft_labels(made, pairs_file, m
     broken = made("smoothed", data_path=tmp_path / "broken.parquet", output_dir=tmp_path / "other", **given)
     assert read_json(broken / "manifest.json")["counts"]["left_out"] == {"broken image": 1}
     assert len(rows_in(broken)) == 10
+
+
+def test_smoothing_by_pickscore_is_smpos(made, pairs_file, tmp_path) -> None:
+    weights = save_pickscore(tmp_path)
+    by = f"[{{_target_: pickscore, weights: {weights}, processor: {weights}}}]"
+    given = {"models": None, "prompts": None, "data_path": pairs_file, "ranked_by": by, "labels": "soft"}
+    folder = made("smoothed", **given)
+    for row, origin in zip(rows_in(folder), origins(folder), strict=True):
+        scores = {origin["chosen_side"]: origin["pickscore_chosen"]}
+        scores[str(1 - int(origin["chosen_side"]))] = origin["pickscore_rejected"]
+        gap = (float(scores["0"]) - float(scores["1"])) / 100  # of cosines
+        assert row["label_0"] == pytest.approx(1 / (1 + math.exp(-gap / 0.16658044606447)), abs=1e-8)
+        assert (row["label_0"] > 0.5) == (gap > 0)  # whom people preferred is not asked
+    # Labels that an earlier version wrote, with PickScore's own softmax, are not taken for these.
+    manifest = read_json(folder / "manifest.json")
+    assert manifest["settings"]["label_scale"] == pytest.approx(0.0600310, abs=1e-7)
+    manifest["settings"]["label_scale"] = 1.0
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(UserError, match=r"made in another way \(label_scale: 1.0 -> 0.06003"):
+        made("smoothed", **given)
+    made("smoothed", **given, label_scale=1.0)
 
 
 def test_the_folder_is_a_data_set_that_notices_a_missing_file(made, monkeypatch, tmp_path) -> None:

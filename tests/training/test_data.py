@@ -151,6 +151,8 @@ def test_single_images_under_kto_and_sft(train_config, make_pairs, tmp_path):
     train(config | {"objective": {"name": "sft"}})
     with pytest.raises(UserError, match="has single images"):
         train(config)
+    with pytest.raises(UserError, match=r"has single images\. Set data.micro_conditioning=fixed, or own"):
+        train(changed(config, micro_conditioning="shared") | {"objective": {"name": "sft"}})
 
 
 def test_ties_are_kept_only_by_an_objective_that_uses_them(train_config, make_pairs, tmp_path):

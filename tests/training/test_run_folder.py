@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as parquet
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 
 from mapolab.errors import UserError
@@ -56,6 +57,28 @@ def test_another_config_in_the_folder_is_refused(train_config, tmp_path):
     train(config)
     with pytest.raises(UserError, match=r"another config \(trainer.max_steps: 6 -> 7\)"):
         train(changed(config, trainer={"max_steps": 7}))
+
+
+def test_a_run_from_before_a_default_is_continued_with_what_it_did_and_else_refused(train_config, tmp_path):
+    """Images of different sizes, whose own time ids were all that there was."""
+    own = changed(train_config, data={"micro_conditioning": "own"})
+    begun = train(own)
+    whole = weights(begun)
+    # As an earlier version leaves a run that was stopped after four of six steps.
+    before = changed(own)
+    del before["data"]["micro_conditioning"]
+    (begun / "config.yaml").write_text(yaml.safe_dump(before))
+    for rest in ("unet", "checkpoints/step-00000006"):
+        shutil.rmtree(begun / rest)
+    RunFolder(begun).update(status="interrupted")
+    with pytest.raises(UserError, match=r"before data.micro_conditioning existed.* data.micro_conditioning=own to"):
+        train(train_config)
+    with pytest.raises(UserError, match=r"another config \(data.micro_conditioning: own -> fixed\)"):
+        train(changed(train_config, output_dir=str(begun)))
+    assert train(own) == begun
+    assert all(torch.equal(tensor, whole[name]) for name, tensor in weights(begun).items())
+    fixed = weights(train(train_config))  # the earlier run is finished now, and another one
+    assert any(not torch.equal(tensor, fixed[name]) for name, tensor in whole.items())
 
 
 def test_a_mistake_does_not_claim_the_folder(train_config, tmp_path):

@@ -17,13 +17,22 @@ OUTSIDE_OF_TRAINER = (
     "validation_pairs", "keep_best",
 )  # fmt: skip
 
+# Keys that runs from earlier versions do not have, with what those did.
+EARLIER = {"data.micro_conditioning": "own"}
+
 
 def identity(config: dict[str, Any]) -> dict[str, Any]:
-    """The part of a resolved train config that decides the run's weights."""
+    """The part of a resolved train config that decides the run's weights.
+
+    What is as it was before a key existed is left out, so that a run from before it and one that asks for the same
+    are one run.
+    """
     kept = _without(config, OUTSIDE)
-    if kept.get("rollout") is None:  # a block that runs from before it do not have
+    if kept.get("rollout") is None:
         kept.pop("rollout", None)
     kept["data"] = _without(config["data"], OUTSIDE_OF_DATA)
+    if kept["data"].get("micro_conditioning") == EARLIER["data.micro_conditioning"] or not _sees_pairs(config):
+        kept["data"].pop("micro_conditioning", None)
     kept["trainer"] = _without(config["trainer"], OUTSIDE_OF_TRAINER)
     if (step := samples_per_step(config)) is not None:
         # How a step's samples are dealt out to processes and forward passes does not change which they are, so a run
@@ -32,6 +41,16 @@ def identity(config: dict[str, Any]) -> dict[str, Any]:
         kept["data"] = _without(kept["data"], ("batch_size",))
         kept["trainer"] = _without(kept["trainer"], ("gradient_accumulation",)) | {"samples_per_step": step}
     return _plain_numbers(kept)
+
+
+def _sees_pairs(config: dict[str, Any]) -> bool:
+    """Whether the run learns from given images, and not from its own or from the artwork."""
+    return config.get("rollout") is None and config.get("task", "align") == "align"
+
+
+def as_earlier(config: dict[str, Any]) -> dict[str, Any]:
+    """The config with what earlier versions did where they had no choice."""
+    return config | {"data": config["data"] | {"micro_conditioning": EARLIER["data.micro_conditioning"]}}
 
 
 def samples_per_step(config: dict[str, Any]) -> int | None:

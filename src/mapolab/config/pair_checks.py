@@ -1,6 +1,5 @@
 """The start-up checks of `mapolab make-pairs` and `mapolab iterate`."""
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +53,7 @@ def check_make_pairs(config: Config) -> None:
 def check_ranking(config: Config) -> None:
     """Scorers, limits, labels and weights, which both commands have."""
     from mapolab.evaluation.scorers.registry import check_names
+    from mapolab.pairs.ranking import label_scale
 
     for key in ("ranked_by", "scorers"):
         if config[key] is not None and not isinstance(config[key], list):
@@ -63,8 +63,7 @@ def check_ranking(config: Config) -> None:
         raise UserError("labels=soft needs a scorer that gives them. Name one: ranked_by=[pickscore].")
     if config["weights"] == "gap" and not config["ranked_by"]:
         raise UserError("weights=gap needs a scorer whose gap it is. Name one: ranked_by=[pickscore].")
-    if not 0 < config["label_scale"] < math.inf:
-        raise UserError(f"label_scale is {config['label_scale']}; give a number above 0.")
+    label_scale(config["labels"], config["label_scale"], config["ranked_by"])
 
 
 def check_iterate(config: Config) -> None:

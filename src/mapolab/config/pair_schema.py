@@ -19,7 +19,7 @@ class Ranking:
     scorers: Any = MISSING
     pairing: str = MISSING
     labels: str = MISSING
-    label_scale: float = MISSING
+    label_scale: Any = MISSING  # a number, or auto
     weights: str = MISSING
     minimum_score: Any = MISSING  # a number, or numbers by scorer
     maximum_score: Any = MISSING

@@ -21,6 +21,7 @@ CHOICES = {
     "diffusion.noise": ("gaussian", "ddim_inversion", "renoise_inversion"),
     "data.cache_dtype": ("float32", "float16"),
     "data.vae_posterior": ("mean", "sample"),
+    "data.micro_conditioning": ("own", "shared", "fixed"),
     "data.ties": ("drop", "keep"),
     "data.weights": ("none", "per_prompt", "column"),
     "schedule.name": ("constant_with_warmup", "cosine", "linear"),

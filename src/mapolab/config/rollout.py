@@ -14,6 +14,7 @@ OF_PAIRS = {
     "data.ties": "drop",
     "data.weights": "none",
     "data.aspect_buckets": False,
+    "data.micro_conditioning": "fixed",
     "data.prompt_dropout": 0.0,
     "data.label_flip_probability": 0.0,
     "data.label_noise_probability": 0.0,

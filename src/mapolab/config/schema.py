@@ -72,6 +72,7 @@ class Data:
     preferred_style: str | None = MISSING
     resolution: int = MISSING
     aspect_buckets: bool = MISSING
+    micro_conditioning: str = MISSING
     batch_size: int = MISSING
     num_workers: int = MISSING
     shuffle_window: Any = MISSING  # auto, all, or a number of rows

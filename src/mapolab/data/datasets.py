@@ -7,7 +7,7 @@ Both give the same batches (the second after `encode_batch`), a dict of
     labels                (B,) float32: 1 the chosen image is preferred, or a single image liked; 0 disliked; 0.5 a tie
     weights               (B,) float32: factors of the losses
     chosen_latents        (B, C, H, W) float32;  chosen_pixels (B, height, width, 3) uint8 before it is encoded
-    chosen_time_ids       (B, 6) float32
+    chosen_time_ids       (B, 6) float32, as `Draw.micro_conditioning` says
     rejected_...          the same, where the objective looks at rejected images
     prompt_embeds         (B, L, D) float32;     captions (list of B strings) before they are encoded
     pooled_prompt_embeds  (B, P) float32
@@ -18,7 +18,7 @@ traceback.)
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from typing import Any
 
@@ -125,12 +125,17 @@ class PixelPairs(PairDataset):
     def sample(self, row: int, position: int) -> Sample:
         record = self.reader.record(row)
         label, sides = self.draw.judged(position, record.label, len(record.images))
-        flip = self.draw.flips(position)
+        draw, images, flip = self.draw, self.draw.looked_at(sides), self.draw.flips(position)
         try:
-            decoded = list(self._map(lambda image: load(record.images[image].data, self.size, flip), sides.values()))
+            loaded = list(self._map(lambda image: load(record.images[image].data, self.size, flip), images))
         except BrokenImage as broken:
             raise BrokenRow(row, f"image {broken}") from None
-        return Sample(row, label, record.weight, sides, record.caption, dict(zip(sides, decoded, strict=True)))
+        of = dict(zip(images, loaded, strict=True))
+        decoded = {
+            side: replace(of[image], time_ids=draw.time_ids(of[draw.told(image)].time_ids))
+            for side, image in sides.items()
+        }
+        return Sample(row, label, record.weight, sides, record.caption, decoded)
 
     def _map(self, function: Callable[[int], PreparedImage], images: Iterable[int]) -> Iterable[PreparedImage]:
         """As `map`. Without loader processes the cores wait for the batch, so a pair is decoded by two threads."""
@@ -169,7 +174,7 @@ class LatentPairs(PairDataset):
 
     def sample(self, row: int, position: int) -> Sample:
         label, sides = self.draw.judged(position, float(self.cache.labels[row]), self.source.images_per_row)
-        if reason := self.cache.fault(row, list(sides.values())):
+        if reason := self.cache.fault(row, self.draw.looked_at(sides)):
             raise BrokenRow(row, reason)
         return Sample(row, label, float(self.cache.weights[row]), sides)
 
@@ -179,9 +184,11 @@ class LatentPairs(PairDataset):
         prompt_embeds, pooled_prompt_embeds = self.cache.prompts(rows)
         batch: Batch = {"prompt_embeds": prompt_embeds, "pooled_prompt_embeds": pooled_prompt_embeds}
         for side in samples[0].sides:
-            mean, std, time_ids = self.cache.images(rows, [sample.sides[side] for sample in samples], flips)
+            images = [sample.sides[side] for sample in samples]
+            mean, std = self.cache.images(rows, images, flips)
+            told = self.cache.time_ids(rows, [self.draw.told(image) for image in images])
             batch[f"{side}_latents"] = self._latents(mean, std, positions, side)
-            batch[f"{side}_time_ids"] = time_ids
+            batch[f"{side}_time_ids"] = self.draw.time_ids(told)
         return batch
 
     def _latents(self, mean: Tensor, std: Tensor | None, positions: list[int], side: str) -> Tensor:

@@ -61,6 +61,15 @@ def load(data: bytes, size: tuple[int, int], flip: bool = False) -> PreparedImag
     )
 
 
+def fixed_time_ids(time_ids: Tensor) -> Tensor:
+    """(..., 6) for any time_ids: those of a picture of the target size that is neither resized nor cropped.
+
+    The pipeline conditions on these when it draws a picture of that size.
+    """
+    target = time_ids[..., 4:]
+    return torch.cat([target, torch.zeros_like(target), target], dim=-1)
+
+
 def whole_picture(data: bytes) -> Image.Image:
     """An image as it is seen, in RGB: upright, in its own size. Raises BrokenImage."""
     width, height = read_size(data)

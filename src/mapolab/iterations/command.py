@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from mapolab.config.environment import nodes_from_environment, rank_from_environment
+from mapolab.config.identity import as_earlier
 from mapolab.config.printing import print_tree
 from mapolab.errors import UserError
 from mapolab.iterations.process import PhaseProcess
 from mapolab.iterations.rounds import Round, iteration_folder, iteration_identity
 from mapolab.iterations.summary import print_summary, rows_of, write_summary
 from mapolab.pairs.folder import ResultFolder
-from mapolab.runs import RunFolder
+from mapolab.runs import RunFolder, check_earlier
 
 
 def iterate(config: dict[str, Any]) -> Path:
@@ -28,6 +29,7 @@ def iterate(config: dict[str, Any]) -> Path:
     rounds = [Round(config, folder.path, number) for number in range(1, config["rounds"] + 1)]
     with RunFolder(folder.path).locked():
         folder.check(settings)
+        _check_earlier(config, folder)
         if folder.is_finished() and folder.manifest()["rounds"] >= len(rounds):
             print(f"The {folder.manifest()['rounds']} rounds in {folder.path} are finished.", flush=True)
             print_summary(rows_of(rounds))
@@ -52,6 +54,13 @@ def _do(one: Round, process: PhaseProcess) -> None:
             one.sweep()
             print(f"Round {one.number}: {phase}", flush=True)
             process.run(phase, one.phase_config(phase), one.path, one.number)
+
+
+def _check_earlier(config: dict[str, Any], folder: ResultFolder) -> None:
+    """Raise UserError where the same command began rounds under an earlier version, which had other defaults."""
+    earlier = ResultFolder(iteration_folder(as_earlier(config)), folder.holds)
+    if not folder.manifest() and earlier.path != folder.path:
+        check_earlier(earlier.path, RunFolder(earlier.path / "round-1" / "run").config(), earlier.is_finished())
 
 
 def _check_alone() -> None:

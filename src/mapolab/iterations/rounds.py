@@ -14,6 +14,7 @@ from mapolab.config.schema import Train
 from mapolab.evaluation.store import DRAWING
 from mapolab.files import short_hash
 from mapolab.pairs.folder import ResultFolder
+from mapolab.pairs.ranking import label_scale
 from mapolab.runs import RunFolder
 
 Config = dict[str, Any]
@@ -119,6 +120,7 @@ def iteration_identity(config: Config) -> Config:
     """What decides the models of all rounds, but for how many there are."""
     run = identity({item.name: config[item.name] for item in fields(Train)})
     ranking = {item.name: config[item.name] for item in fields(Ranking)}
+    ranking["label_scale"] = label_scale(config["labels"], config["label_scale"], config["ranked_by"])
     drawing = {key: config["evaluation"][key] for key in (*DRAWING, "target_style")}
     return run | {"ranking": ranking, "drawing": drawing}
 

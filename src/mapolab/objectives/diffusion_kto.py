@@ -23,7 +23,8 @@ class DiffusionKTO(Objective):
     Li et al., 2404.04465, with the sigmoid as utility and equal weights. z0, the reference point, is the mean of g over
     all images of a forward pass on all ranks, not below 0, and takes no gradient. The loss of a pair is the mean over
     its two images; of a single image, which is liked (label 1) or disliked (label 0), its own.
-    beta: B, 1000 there. mean_over_ranks: averages a scalar over all ranks; not a setting, the trainer fills it in.
+    beta: B, 1000 in the published program, 5000 in the paper. mean_over_ranks: averages a scalar over all ranks; not a
+    setting, the trainer fills it in.
     """
 
     beta: float = positive()

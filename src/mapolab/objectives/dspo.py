@@ -19,8 +19,9 @@ class DSPO(Objective):
     moved along the gradient of log s(u), whose size is b (1 - s(u)) (p_w - q_w). In scalars, with
     c = mean (p_w - t)(q_w - t), so that |p_w - q_w|^2 = e_w + r_w - 2 c, and k = b (1 - s(u)):
     L = e_w - 2 k (e_w - c) + k^2 (e_w + r_w - 2 c).
-    The published programs have one number for B and b, 5000. But k above 1 turns the pull to the data round (its factor
-    is 1 - k), and k goes from b / 2 at the start to b where the model prefers the wrong image; so here they are two.
+    The published program has one number for B and b, 5000, and for SDXL another loss (docs/methods.md). But k above 1
+    turns the pull to the data round (its factor is 1 - k), and k goes from b / 2 at the start to b where the model
+    prefers the wrong image; so here they are two.
     beta: B of u, 5000 there. strength: b, at most 1 for a pull that never turns round; 0.5 goes, at first, a third
     beyond the data.
     """

@@ -15,9 +15,10 @@ from mapolab.objectives._base import Objective, PairErrors, exact_labels, positi
 class SmPO(Objective):
     """L = -log s(k (2 p - 1) u), u Diffusion-DPO's logit, p the probability that the chosen image is preferred.
 
-    Lu et al., SmPO-Diffusion, 2506.02698. p comes from a scorer (`mapolab make-pairs recipe=smoothed`; PickScore
-    there); a pair of which nobody is sure, p = 1/2, teaches nothing. The published program takes the p of a forward
-    pass's first pair for all of its pairs, which is right for its batches of one. The noise is ReNoise's.
+    Lu et al., SmPO-Diffusion, 2506.02698. p, and with it which image is the chosen one, comes from a scorer (PickScore
+    there; `mapolab make-pairs recipe=smoothed` says how soft p is); a pair of which nobody is sure, p = 1/2, teaches
+    nothing. The published program takes the p of a forward pass's first pair for all of its pairs, which is right for
+    its batches of one. The noise is ReNoise's.
     beta: B, 5000 for SDXL. sharpness: k, 10 in the published program; with p = 1 for all pairs and k = 1 it is
     Diffusion-DPO.
     """

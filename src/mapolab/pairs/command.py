@@ -19,6 +19,7 @@ from mapolab.pairs.folder import ResultFolder
 from mapolab.pairs.held_out import HeldOut
 from mapolab.pairs.judging import Judge, Pair
 from mapolab.pairs.material import Material
+from mapolab.pairs.ranking import label_scale
 from mapolab.pairs.recipes import drawn
 from mapolab.pairs.recipes.smoothed import smoothed
 from mapolab.pairs.recipes.targets import targets
@@ -46,6 +47,7 @@ def make_pairs(config: dict[str, Any], models: Sequence[EvaluatedModel] | None =
     number of processes. Raises UserError for what cannot be used, or leaves no pair; RunError for a score that is not
     finite.
     """
+    config = config | {"label_scale": label_scale(config["labels"], config["label_scale"], config["ranked_by"])}
     folder = ResultFolder(Path(config["output_dir"]), "pairs")
     folder.manifest()  # says what is wrong with the folder
     held_out = HeldOut.from_config(config, Path(config["output_root"]) / ".cache")

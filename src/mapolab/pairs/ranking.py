@@ -9,8 +9,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import combinations
+from typing import Any
 
 from mapolab.data.records import TIE
+from mapolab.errors import UserError
+
+# SmPO's program maps PickScore, a cosine, from this range to 0..1 and takes the softmax of two pictures' values. Our
+# PickScore is 100 x that cosine.
+SMPO_COSINES = (0.11543526500463486, 0.28201571106910706)
+PICKSCORES_A_COSINE = 100
+SMPO_SCALE = 1 / (PICKSCORES_A_COSINE * (SMPO_COSINES[1] - SMPO_COSINES[0]))  # 0.0600 for each point of PickScore
 
 Scores = Sequence[Sequence[float]]  # [n][m]
 
@@ -49,10 +57,33 @@ def every_pair(scores: Scores) -> list[tuple[int, int, float]]:
 def soft_label(gap: float, scale: float) -> float:
     """sigmoid(scale * gap): the probability, by Bradley and Terry, that what is better by `gap` is preferred.
 
-    SmPO (2506.02698) takes it from PickScore, whose softmax over two pictures has the scale exp(logit_scale) = 100 on
-    the cosine; our PickScore is 100 x cosine, so its scale is 1.
+    The softmax over two pictures' scale * score. PickScore's model itself was trained with scale 1 on 100 x cosine;
+    SmPO (2506.02698) takes `SMPO_SCALE`, which is 16.7 times softer.
     """
     return 1 / (1 + math.exp(-scale * gap)) if scale * gap > -700 else 0.0
+
+
+def label_scale(labels: str, given: Any, ranked_by: Sequence[Any] | None) -> float:
+    """The scale of soft labels by the first of `ranked_by`, given as a number above 0 or as `auto`.
+
+    Hard labels have none; for them `auto` is 1, as manifests have it. Raises UserError where the scorer has no
+    published one.
+    """
+    if given != "auto":
+        if isinstance(given, bool) or not isinstance(given, int | float) or not 0 < given < math.inf:
+            raise UserError(f"label_scale is {given}; give a number above 0, or auto.")
+        return float(given)
+    if labels == "hard":
+        return 1.0
+    first = ranked_by[0] if ranked_by else None
+    name = first.get("_target_") if isinstance(first, dict) else first
+    if name != "pickscore":
+        raise UserError(
+            f"labels=soft by {name} needs label_scale: a gap of 1 / label_scale is then preferred with probability "
+            "0.73. Give a number that fits its scores, such as label_scale=5; only for pickscore is there a published "
+            "one, SmPO's."
+        )
+    return SMPO_SCALE
 
 
 def gap_weights(gaps: Sequence[float]) -> list[float]:

@@ -43,6 +43,11 @@ def open_data(config: dict[str, Any], objective: Any) -> Source:
             "SFT uses liked single images only, so there is no label to change. Set data.label_flip_probability and "
             "data.label_noise_probability to 0, or use data with pairs."
         )
+    if singles and data["micro_conditioning"] == "shared":
+        raise UserError(
+            f"data.micro_conditioning=shared gives both images of a pair the size of the first one, but {data['path']} "
+            "has single images. Set data.micro_conditioning=fixed, or own."
+        )
     if singles and objective.needs_rejected:
         _check_classes(data["path"], source)
     _check_weights(data, source)
@@ -181,6 +186,7 @@ def build_datamodule(config: dict[str, Any], objective: Any, source: Source, sdx
         data["label_flip_probability"],
         data["label_noise_probability"],
         objective.uses_soft_labels,
+        data["micro_conditioning"],
     )
     settings = LoaderSettings(
         batch_size=data["batch_size"],

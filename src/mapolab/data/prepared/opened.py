@@ -74,8 +74,8 @@ class PreparedCache:
         )
         return embeds, pooled
 
-    def images(self, rows: list[int], places: list[int], mirrored: list[bool]) -> tuple[Tensor, Tensor | None, Tensor]:
-        """Mean and standard deviation (None if only means are kept) of latents, (B, C, H, W), and time_ids (B, 6)."""
+    def images(self, rows: list[int], places: list[int], mirrored: list[bool]) -> tuple[Tensor, Tensor | None]:
+        """Mean and standard deviation (None if only means are kept) of latents, (B, C, H, W)."""
         images = self.images_of_rows[rows, places]
         found: list[tuple[dict[str, Tensor], int, tuple[int, int]]] = []
         for image, flip in zip(images.tolist(), mirrored, strict=True):
@@ -85,7 +85,11 @@ class PreparedCache:
         stds = None
         if self.manifest["with_std"]:
             stds = torch.stack([shard[f"stds/{bucket}"][place] for shard, bucket, place in found]).float()
-        return means, stds, self.time_ids[torch.from_numpy(images)]
+        return means, stds
+
+    def time_ids(self, rows: list[int], places: list[int]) -> Tensor:
+        """(B, 6) float32: what was done to each image, whatever a run is told of it."""
+        return self._time_ids[torch.from_numpy(self.images_of_rows[rows, places])]
 
     def _shard(self, kind: str, number: int) -> dict[str, Tensor]:
         key = kind, number
@@ -105,7 +109,7 @@ class PreparedCache:
         # As numpy arrays, whose single elements are read several times faster than a tensor's.
         self.images_of_rows, self.prompts_of_rows = tensors["images"].numpy(), tensors["prompts"].numpy()
         self.place, self.sound, self.bucket = (tensors[name].numpy() for name in ("place", "sound", "bucket"))
-        self.time_ids = tensors["time_ids"]
+        self._time_ids = tensors["time_ids"]
 
     def __getstate__(self) -> dict[str, Any]:
         return {"folder": self.folder, "manifest": self.manifest}

@@ -1,4 +1,4 @@
-"""A data set of pairs as it is, with soft labels from a scorer: SmPO (2506.02698)."""
+"""A data set's pairs judged anew: a scorer says which picture is preferred, and how surely. SmPO (2506.02698)."""
 
 from __future__ import annotations
 
