@@ -12,7 +12,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from mapolab.config.compose import compose
-from mapolab.errors import RunError, UserError
+from mapolab.errors import UserError
 from mapolab.evaluation.evaluate import evaluate
 from mapolab.evaluation.mismatch import mismatch
 from mapolab.evaluation.models import base_of, find_models
@@ -226,7 +226,7 @@ def test_weights_that_are_not_finite_are_named(here, finished_run):
     tensors = load_file(finished_run / "unet" / "diffusion_pytorch_model.safetensors")
     tensors["conv_out.weight"] *= torch.nan
     save_file(tensors, finished_run / "unet" / "diffusion_pytorch_model.safetensors")
-    with pytest.raises(RunError, match="not finite"):
+    with pytest.raises(UserError, match=r"conv_out\.weight holds numbers that are not finite"):
         here()
 
 

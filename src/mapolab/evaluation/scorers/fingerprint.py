@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mapolab.errors import UserError
-from mapolab.evaluation.weights_hash import tree_hashes
+from mapolab.hashes import tree_hashes
 from mapolab.files import short_hash
 from mapolab.paths import resolve
 

@@ -11,7 +11,7 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, Repo
 from safetensors import SafetensorError
 
 from mapolab.errors import UserError
-from mapolab.evaluation.weights_hash import tree_hashes
+from mapolab.hashes import tree_hashes
 from mapolab.models.hub import fetch, is_hub_name
 
 
