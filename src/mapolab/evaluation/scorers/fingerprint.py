@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mapolab.errors import UserError
-from mapolab.hashes import tree_hashes
 from mapolab.files import short_hash
+from mapolab.hashes import tree_hashes
 from mapolab.paths import resolve
 
 if TYPE_CHECKING:
