@@ -16,7 +16,7 @@ from typing import Any
 def write_bytes(path: str | Path, data: bytes) -> None:
     """Replace `path` by `data` atomically, making its folder if need be. Raises OSError as open() would."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     # In the target's own folder: a rename across devices would be a copy, which can be cut off in the middle.
     temporary = path.parent / f".{secrets.token_hex(6)}.tmp"
     try:
@@ -67,6 +67,15 @@ def open_to_others(path: str | Path) -> None:
     umask = os.umask(0)
     os.umask(umask)
     os.chmod(path, 0o666 & ~umask)
+
+
+def make_folder(path: str | Path) -> None:
+    """Make a folder and those above it that are not there, each with its name on the disk."""
+    path = Path(path)
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    for folder in missing:
+        fsync_folder(folder.parent)
 
 
 def fsync_folder(path: str | Path) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from mapolab import files
+from mapolab.errors import UserError
 
 CACHE = Path("~/.cache/mapolab/hashes").expanduser()
 WORTH_KEEPING = 1 << 24  # bytes; smaller files are read again
@@ -16,6 +18,26 @@ WORTH_KEEPING = 1 << 24  # bytes; smaller files are read again
 def file_hashes(read: Iterable[Path]) -> list[str]:
     """`name:sha256` of each of these files."""
     return [f"{file.name}:{_hash(file)}" for file in read]
+
+
+def tree_hashes(path: Path) -> list[str]:
+    """SHA-256 of a file; `name:sha256` of all files below a folder but hidden ones and compiled Python.
+
+    Raises UserError for a file that cannot be read.
+    """
+    try:
+        if path.is_file():
+            return [_hash(path)]
+        found, seen = [], set()
+        for folder, folders, names in os.walk(path, followlinks=True):
+            new = Path(folder).resolve() not in seen  # links may form a circle
+            seen.add(Path(folder).resolve())
+            folders[:] = sorted(name for name in folders if new and not name.startswith((".", "__pycache__")))
+            files = [Path(folder, name) for name in sorted(names) if not name.startswith(".")] if new else []
+            found += [f"{file.relative_to(path).as_posix()}:{_hash(file)}" for file in files if file.is_file()]
+        return found
+    except PermissionError as error:
+        raise UserError(f"{error.filename} cannot be read, so its content has no name. Make it readable.") from None
 
 
 def _hash(file: Path) -> str:

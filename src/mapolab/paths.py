@@ -1,5 +1,7 @@
 """Where the package's own files lie, installed or in a checkout."""
 
+import glob
+import os
 from pathlib import Path
 
 from mapolab.errors import UserError
@@ -26,6 +28,20 @@ def resolve(path: str) -> Path | str:
     if not asset.exists():
         raise UserError(f"The package has no {path}. {_neighbours(asset)}")
     return asset
+
+
+def find_paths(pattern: str) -> list[Path]:
+    """What a path, or a pattern of them, names, in order; `**` matches folders of any depth.
+
+    What exists is a path, whatever it holds: `outputs/[a]` is the folder of that name, and `outputs/[a]/*` what is in
+    it, unless there is no folder `outputs/[a]`.
+    """
+    there, rest = Path(), list(Path(pattern).parts)
+    while rest and os.path.exists(there / rest[0]):
+        there = there / rest.pop(0)
+    if not rest:
+        return [there] if pattern.strip() else []
+    return [Path(match) for match in sorted(glob.glob(os.path.join(glob.escape(str(there)), *rest), recursive=True))]
 
 
 def _neighbours(asset: Path) -> str:

@@ -23,7 +23,7 @@ import yaml
 from mapolab.config.identity import EARLIER, as_earlier, identity, run_folder
 from mapolab.config.rollout import reward_label
 from mapolab.errors import UserError
-from mapolab.files import read_json, write_json, write_text
+from mapolab.files import make_folder, read_json, write_json, write_text
 
 LOCK_TRIES = 20
 PACKAGES = ("mapolab", "torch", "lightning", "diffusers", "transformers", "safetensors", "numpy")
@@ -43,7 +43,7 @@ class RunFolder:
 
         Raises UserError if another process has it.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
+        make_folder(self.path)
         with open(self.path / ".lock", "w") as file:
             # `is_locked` of another process has it for an instant.
             for attempt in range(LOCK_TRIES):

@@ -60,6 +60,12 @@ def test_a_window_holds_whole_blocks_and_mixes_them():
     assert (np.diff(visited[: window.next_window(0)]) != 0).sum() > 2
 
 
+def test_a_window_is_filled_up_to_its_size_and_no_further():
+    """Blocks of 7: one is too little for 8 rows and enough for 7; two are 14."""
+    sizes = {window: WindowOrder(0, (7, 7, 7, 7), window, keeps).next_window(0) for window in (7, 8, 14, 15)}
+    assert sizes == {7: 7, 8: 14, 14: 14, 15: 21}
+
+
 def test_the_order_is_pinned():
     # Every published run depends on these numbers: if they change, no old run can be continued or repeated.
     assert permutation(0, 0, 8).tolist() == [5, 0, 6, 1, 7, 2, 4, 3]

@@ -47,6 +47,19 @@ def test_errors_of_a_pair_equal_those_of_each_image_alone(batch, tiny_pipeline_f
         torch.testing.assert_close(errors[row], (prediction - noise[pair]).square().mean(), rtol=1e-4, atol=0)
 
 
+def test_products_are_those_of_the_residuals():
+    """Of the chosen image's residuals under model and reference, and of the model's on both images; by hand."""
+    prediction = torch.tensor([1.0, 2.0, 3.0, 4.0]).view(2, 1, 1, 2)  # chosen, then rejected
+    target = torch.tensor([0.0, 1.0, 1.0, 1.0]).view(2, 1, 1, 2)
+    reference = torch.tensor([3.0, -1.0, 6.0, 7.0]).view(2, 1, 1, 2)
+    labels, weights = torch.tensor([0.5]), torch.tensor([2.0])
+    found = pair_errors(prediction, target, reference, True, True, labels, weights)
+    # Residuals: chosen (1, 1), rejected (2, 3), the reference's (3, -2) and (5, 6).
+    expected = {"chosen": 1.0, "rejected": 6.5, "reference_chosen": 6.5, "reference_rejected": 30.5}
+    expected |= {"labels": 0.5, "weights": 2.0, "chosen_reference_product": 0.5, "chosen_rejected_product": 2.5}
+    assert {name: value.item() for name, value in vars(found).items()} == expected
+
+
 def test_without_rejected_images_nothing_of_them_is_read(batch):
     whole = denoising_task(batch, scheduler(), seed=1, with_rejected=True)
     del batch["rejected_latents"], batch["rejected_time_ids"]

@@ -8,7 +8,9 @@ import torch
 from diffusers import DDIMInverseScheduler, DDPMScheduler
 
 from mapolab.diffusion.errors import DenoisingTask, predict
-from mapolab.diffusion.inversion import Inversion
+from mapolab.diffusion.inversion import SLOTS, Inversion
+from mapolab.diffusion.noise import draw_noise
+from mapolab.streams import Stream
 
 NOISING = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 SHAPE = (4, 8, 8)
@@ -86,6 +88,47 @@ def test_renoise_leads_back_to_the_image_better():
         inverted = Inversion(refined, 10, 0.0)(task, smooth, scheduler, 0, [0, 1])
         lost[refined] = (sampled(inverted, smooth, 100) - task.latents).square().mean().item()
     assert lost[True] < 0.3 * lost[False]
+
+
+def test_one_step_is_its_formula_with_and_without_the_average():
+    """From x_0 to timestep 0: the noise where it stands; with ReNoise its mean with the noise where that leads."""
+    scheduler, task = DDPMScheduler(**NOISING), task_of([0])
+    signal = scheduler.alphas_cumprod[0].double()
+    x = task.latents.double()
+
+    def moved(noise):
+        return signal.sqrt() * x + (1 - signal).sqrt() * noise
+
+    def noise(x):
+        return 5 * torch.tanh(40 * x)
+
+    def steep(x, t, **_):
+        return SimpleNamespace(sample=noise(x))
+
+    for refined, used in ((False, noise(x)), (True, (noise(x) + noise(moved(noise(x)))) / 2)):
+        found = Inversion(refined, 10, 0.0)(task, steep, scheduler, 0, [0])
+        torch.testing.assert_close(found.noisy_latents.double(), moved(used), rtol=1e-4, atol=1e-4)
+    assert (noise(x) - noise(moved(noise(x)))).abs().max() > 1
+
+
+def test_fresh_noise_is_that_of_each_image_at_each_step():
+    """A model that predicts nothing only scales x_0; what else is there is the fresh noise, scaled likewise."""
+    scheduler, task = DDPMScheduler(**NOISING), task_of([340, 999])  # a pair: chosen and rejected
+
+    def nothing(x, t, **_):
+        return SimpleNamespace(sample=torch.zeros_like(x))
+
+    plain, fresh = (Inversion(False, 3, part)(task, nothing, scheduler, 5, [11]).noisy_latents for part in (0.0, 0.7))
+    signal = torch.cat([scheduler.alphas_cumprod.double(), torch.ones(1, dtype=torch.float64)])  # [-1]: x_0
+    for side, times in enumerate(([-1, 0, 334, 340], [-1, 0, 334, 668, 999])):
+        x, expected = task.latents[side].double(), torch.zeros(SHAPE, dtype=torch.float64)
+        for number, (before, after) in enumerate(pairwise(times)):
+            scale = (signal[after] / signal[before]).sqrt()
+            deviation = ((1 - signal[before]) / (1 - signal[after]) * (1 - signal[after] / signal[before])).sqrt()
+            drawn = draw_noise(5, [11 * SLOTS + side + 2 * number], SHAPE, Stream.INVERSION)[0]
+            x, expected = scale * x, scale * expected + 0.7 * deviation * drawn
+        torch.testing.assert_close(plain[side].double(), x, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(fresh[side].double(), x + expected, rtol=1e-4, atol=1e-4)
 
 
 def test_it_depends_on_seed_and_position_alone(tiny_pipeline_folder):

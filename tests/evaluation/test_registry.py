@@ -1,6 +1,5 @@
 """Which scorers a config may name: ours, those of installed packages, and nothing else."""
 
-import sys
 from importlib import import_module
 
 import pytest
@@ -9,34 +8,10 @@ import torch
 from mapolab.errors import UserError
 from mapolab.evaluation.scorers.registry import build_scorers
 
-PLUGIN = """
-import torch
-from mapolab.evaluation.scorers.scorer import Scorer
-
-class Brightness(Scorer):
-    name, kind, higher_is_better, minimum, maximum = "brightness", "score", True, 0.0, 1.0
-    description, source = "mean of all pixels", "here"
-
-    def __init__(self, scale: float = 1.0):
-        self.scale = scale
-
-    def __call__(self, pictures, prompts):
-        means = [sum(picture.convert("L").tobytes()) / (255 * picture.width * picture.height) for picture in pictures]
-        return self.scale * torch.tensor(means)
-"""
-
 
 @pytest.fixture
-def installed(tmp_path, monkeypatch):
-    """A package as pip would install it: a module, and its entry point in a .dist-info folder."""
-    (tmp_path / "brightness_scorer.py").write_text(PLUGIN)
-    about = tmp_path / "brightness_scorer-1.0.dist-info"
-    about.mkdir()
-    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: brightness-scorer\nVersion: 1.0\n")
-    (about / "entry_points.txt").write_text("[mapolab.scorers]\nbrightness = brightness_scorer:Brightness\n")
-    monkeypatch.syspath_prepend(str(tmp_path))
-    yield
-    sys.modules.pop("brightness_scorer", None)
+def installed(install):
+    install()
 
 
 def test_a_scorer_of_an_installed_package_is_built_by_name(installed):

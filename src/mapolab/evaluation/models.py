@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-import glob
 import inspect
-import re
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import yaml
 from diffusers import UNet2DConditionModel
-from omegaconf import OmegaConf
 
 from mapolab import files
 from mapolab.config.suggest import did_you_mean
 from mapolab.errors import UserError
+from mapolab.evaluation.model_names import BASE, check_apart, folder_name, given_name, name_of
 from mapolab.evaluation.store import content_key
 from mapolab.hashes import file_hashes
 from mapolab.models.hub import fetch, is_hub_name
 from mapolab.models.learned_token import TOKEN_FILE, learned_token
 from mapolab.models.pipeline_folder import PipelineFolder
 from mapolab.models.sdxl import SDXL
-from mapolab.paths import BUILTIN, resolve
+from mapolab.paths import BUILTIN, find_paths, resolve
 from mapolab.runs import changed_parts, final_weights
 
 SDXL_BASE = "stabilityai/stable-diffusion-xl-base-1.0"
@@ -143,7 +142,8 @@ def config_of_finished_run(run: Path) -> dict[str, Any]:
             f"The run in {run} is finished, but its weights are gone: it has neither a folder unet nor lora with any. "
             "Put it back, or give its `mapolab train` command again, which goes on from its last checkpoint."
         )
-    return OmegaConf.to_container(OmegaConf.load(run / "config.yaml"), resolve=True)
+    # As it was written: resolved, so that a ${...} in it is text.
+    return yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
 
 
 def find_models(named: str | list[Any], output_root: Path) -> list[EvaluatedModel]:
@@ -156,12 +156,13 @@ def find_models(named: str | list[Any], output_root: Path) -> list[EvaluatedMode
     if not entries:
         raise UserError("models names nothing. Give run folders, pipelines or published checkpoints: models=[a,b].")
     models = [model for entry in entries for model in _models_of(entry, output_root)]
+    check_apart(models)
     return list({model.folder.resolve(): model for model in models}.values())
 
 
 def base_of(run: dict[str, Any], output_root: Path, began: dict[str, str] | None = None) -> EvaluatedModel:
     """The model that a run started from."""
-    return replace(_plain("base", run["model"], output_root, run.get("diffusion")), began=began)
+    return replace(_plain(BASE, run["model"], output_root, run.get("diffusion")), began=began)
 
 
 def _models_of(entry: Any, output_root: Path) -> list[EvaluatedModel]:
@@ -171,7 +172,7 @@ def _models_of(entry: Any, output_root: Path) -> list[EvaluatedModel]:
         raise UserError(f"models holds {entry!r}. Give a folder, a name on the hub, or a mapping such as {{unet: a}}.")
     if entry.startswith(PUBLISHED):
         return [_published(entry.removeprefix(PUBLISHED), output_root)]
-    runs = [Path(match) for match in sorted(glob.glob(entry)) if (Path(match) / "config.yaml").is_file()]
+    runs = [path for path in find_paths(entry) if (path / "config.yaml").is_file()]
     if runs:
         return [model_of_run(folder) for folder in runs]
     path = Path(resolve(entry))
@@ -216,7 +217,7 @@ def _described(given: dict[str, Any], output_root: Path) -> EvaluatedModel:
     own_keys = ("name", "unet", "lora", "unet_revision", "unet_variant", "lora_revision")
     model = {"pretrained": SDXL_BASE, **{key: value for key, value in given.items() if key not in own_keys}}
     own = given.get("unet") or given.get("lora")
-    label = _label(given.get("name") or own or model["pretrained"])
+    label = name_of(own or model["pretrained"]) if given.get("name") is None else given_name(given["name"])
     variant = given.get("unet_variant", given.get("variant")) if given.get("unet") else None
     return _plain(label, model, output_root, None, _weights(given, variant) if own else None, variant)
 
@@ -231,15 +232,8 @@ def _plain(
 ) -> EvaluatedModel:
     config = {"model": MODEL_DEFAULTS | model, "diffusion": diffusion or {}}
     model = EvaluatedModel(label, None, Path(), config, weights, variant=variant)
-    folder = output_root / "models" / f"{re.sub(r'[^A-Za-z0-9_.-]', '-', label)}-{model.fingerprint[:12]}"
+    folder = output_root / "models" / folder_name(label, model.fingerprint)
     return replace(model, folder=folder)
-
-
-def _label(name: str) -> str:
-    """A name without spaces; of a path, its last part."""
-    path = Path(str(name).removeprefix(BUILTIN))
-    last = path.name if str(name).startswith(("/", ".", "~")) or path.exists() else str(name).removeprefix(BUILTIN)
-    return "-".join(last.removesuffix(".safetensors").split())
 
 
 def _weights(given: dict[str, Any], variant: str | None) -> Path:

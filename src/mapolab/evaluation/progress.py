@@ -14,7 +14,7 @@ from mapolab.evaluation.processes import Processes
 @contextmanager
 def progress_bar(task: str, total: int, processes: Processes) -> Iterator[Callable[[int], None]]:
     """Yields what to call with the number done; nothing is shown elsewhere. total: over all processes."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     console = Console(stderr=True)
     shown = processes.rank == 0 and console.is_terminal
     with Progress(*columns, console=console, transient=True, disable=not shown) as bar:

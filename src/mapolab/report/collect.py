@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import os
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from mapolab.errors import UserError
 from mapolab.evaluation.options import DRAWN_BY
 from mapolab.evaluation.scores_table import OPTIONAL
 from mapolab.files import read_json
+from mapolab.paths import find_paths
 from mapolab.report.methods import group_methods
 from mapolab.report.runs import Method, Run, flatten
 from mapolab.runs import final_weights
@@ -52,7 +52,7 @@ def find_runs(patterns: list[str]) -> list[Path]:
     """
     found: dict[Path, Path] = {}
     for pattern in patterns:
-        runs = [folder for match in sorted(glob.glob(pattern, recursive=True)) for folder in _runs_at(Path(match))]
+        runs = [folder for path in find_paths(pattern) for folder in _runs_at(path)]
         if not runs:
             raise UserError(
                 f"There is no run at {pattern}: no folder with a manifest.json. Name the folders that `mapolab train` "

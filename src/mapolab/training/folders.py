@@ -8,7 +8,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from mapolab.files import fsync_folder, read_json, sha256
+from mapolab.files import fsync_folder, make_folder, read_json, sha256
 
 
 class FolderWriter:
@@ -19,7 +19,8 @@ class FolderWriter:
         self.temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}.tmp"
 
     def __enter__(self) -> Path:
-        self.temporary.mkdir(parents=True)
+        make_folder(self.temporary.parent)
+        self.temporary.mkdir()
         return self.temporary
 
     def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:

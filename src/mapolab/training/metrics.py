@@ -13,7 +13,7 @@ from typing import Any, TextIO
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from mapolab.files import write_text
+from mapolab.files import fsync_folder, write_text
 
 CURVES = (
     "loss",
@@ -79,6 +79,7 @@ class MetricsFile:
         if self.path.exists():
             with open(self.path, "rb") as file:
                 os.fsync(file.fileno())
+            fsync_folder(self.path.parent)
 
 
 def _csv_text(columns: list[str], rows: list[dict[str, Any]], header: bool) -> str:

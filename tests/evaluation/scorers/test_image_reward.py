@@ -109,6 +109,20 @@ def test_prompts_are_cut_after_35_tokens(scorer, pictures):
     assert scorer(pictures[:1], ["cat " * 50]).item() == scorer(pictures[:1], ["cat " * 33]).item()
 
 
+def test_the_fingerprint_holds_weights_tokenizer_and_sizes(scorer, tmp_path):
+    def made(text: dict = SMALL_TEXT) -> str:
+        return ImageReward(str(tmp_path), str(tmp_path), SMALL_VISION, text).fingerprint
+
+    assert made() == scorer.fingerprint == made(TEXT | SMALL_TEXT)
+    prints = [made(), made(SMALL_TEXT | {"num_attention_heads": 4})]
+    tokenizer = (tmp_path / "tokenizer.json").read_text()
+    (tmp_path / "tokenizer.json").write_text(tokenizer.replace('"cat"', '"dog"'))
+    prints.append(made())
+    tensors = torch.load(tmp_path / "ImageReward.pt", weights_only=True)
+    torch.save({name: tensor + 1 for name, tensor in tensors.items()}, tmp_path / "ImageReward.pt")
+    assert len({*prints, made()}) == 4
+
+
 def test_other_weights_are_refused(scorer, tmp_path):
     torch.save({"mlp.layers.0.weight": torch.zeros(2, 2)}, tmp_path / "ImageReward.pt")
     with pytest.raises(UserError, match="does not hold the weights of image_reward"):

@@ -1,5 +1,7 @@
 """PickScore in transformers' layout against CLIP's definition, step by step, to 1e-5."""
 
+import shutil
+
 import pytest
 import torch
 from by_hand import (
@@ -13,9 +15,11 @@ from by_hand import (
     unit,
     weights_of,
 )
+from safetensors.torch import load_file, save_file
 from tiny_pickscore import TOKENS, save_pickscore
 from transformers import CLIPImageProcessorPil
 
+from mapolab.errors import UserError
 from mapolab.evaluation.scorers.pickscore import PickScore
 
 
@@ -51,6 +55,24 @@ def test_preprocessing_is_the_processors_pixel_for_pixel(folder, pictures):
     for picture in pictures:
         pixels = processor([picture], return_tensors="pt")["pixel_values"]
         torch.testing.assert_close(pixels.double(), clip_pixels(picture, 28), atol=1e-6, rtol=0)
+
+
+def test_weights_that_are_not_whole_are_refused(folder, tmp_path):
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    weights, file = load_file(folder / "model.safetensors"), tmp_path / "model.safetensors"
+    plain = PickScore(str(folder), str(folder)).fingerprint
+    assert PickScore(str(tmp_path), str(folder)).fingerprint == plain
+    save_file(weights | {"text_model.embeddings.position_ids": torch.arange(TOKENS)[None]}, file, {"format": "pt"})
+    assert PickScore(str(tmp_path), str(folder)).fingerprint != plain
+    lacking = {name: tensor for name, tensor in weights.items() if name != "visual_projection.weight"}
+    for tensors, said in ((lacking, r"lacks visual_projection\.weight"), (weights | {"x": torch.ones(1)}, "adds x")):
+        save_file(tensors, file, {"format": "pt"})
+        with pytest.raises(UserError, match=f"does not hold the weights of pickscore: it {said}"):
+            PickScore(str(tmp_path), str(folder))
+    file.unlink()
+    torch.save(weights, tmp_path / "pytorch_model.bin")
+    with pytest.raises(UserError, match="cannot be read"):
+        PickScore(str(tmp_path), str(folder))
 
 
 def block(x, at, w, mask=None):

@@ -29,6 +29,7 @@ class Aesthetic(Scorer):
     name, kind, higher_is_better, minimum, maximum = "aesthetic", "score", True, None, None
     description = "LAION aesthetic predictor v2: rating of the picture, whatever the prompt"
     source = "christophschuhmann/improved-aesthetic-predictor, sac+logos+ava1-l14-linearMSE"
+    outside_fingerprint = ("weights", "clip_weights")
 
     def __init__(
         self,
@@ -54,7 +55,7 @@ class Aesthetic(Scorer):
         return self.head(self.clip.embed_pictures(pictures)).squeeze(1).cpu()
 
     def weights_identity(self) -> list[str]:
-        return identity(self.path, self.clip_path)
+        return [*identity(self.path, self.clip_path), *self.clip.identity()]
 
 
 def aesthetic_head(width: int) -> nn.Sequential:

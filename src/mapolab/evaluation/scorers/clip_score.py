@@ -27,6 +27,7 @@ class CLIPScore(Scorer):
     kind, higher_is_better, minimum, maximum = "score", True, 0.0, 100.0
     description = "CLIPScore: the picture fits the prompt"
     source = "Hessel et al. 2021, 2104.08718; OpenAI's CLIP ViT-L/14"
+    outside_fingerprint = ("weights",)
 
     def __init__(
         self,
@@ -55,4 +56,4 @@ class CLIPScore(Scorer):
         return self.clip.count_tokens(prompt)
 
     def weights_identity(self) -> list[str]:
-        return identity(self.path) + ([] if self.text is None else [self.text])
+        return [*identity(self.path), *self.clip.identity()]

@@ -46,7 +46,7 @@ class EmojiScorer(Scorer):
         """pictures: B of one size; prompts: B texts -> (B,)."""
 
     def weights_identity(self) -> list[str]:
-        return [*identity(resolve(self.file)), str(self.target_style)]
+        return identity(resolve(self.file))
 
 
 class StyleScorer(EmojiScorer):
@@ -134,9 +134,6 @@ class AvoidsScorer(ConceptScorer):
 
     def judge(self, pictures: list[Image.Image], prompts: list[str]) -> torch.Tensor:
         return 1 - self.classifier(as_tensor(pictures)).softmax(-1)[:, self.classifier.labels.index(self.concept)]
-
-    def weights_identity(self) -> list[str]:
-        return [*super().weights_identity(), self.concept]
 
 
 class PixelDistanceScorer(EmojiScorer):

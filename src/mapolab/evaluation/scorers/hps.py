@@ -25,6 +25,7 @@ class HPS(Scorer):
 
     kind, higher_is_better, minimum, maximum = "score", True, -100.0, 100.0
     source = "Wu et al. 2023, 2306.09341; xswu/HPSv2"
+    outside_fingerprint = ("weights",)
 
     def __init__(
         self, version: str, weights: str | None = None, architecture: str = "ViT-H-14", device: str = "cpu"
@@ -48,7 +49,7 @@ class HPS(Scorer):
         return self.clip.count_tokens(prompt)
 
     def weights_identity(self) -> list[str]:
-        return identity(self.path)
+        return [*identity(self.path), *self.clip.identity()]
 
 
 def pad_to_square(picture: Image.Image, size: int) -> torch.Tensor:

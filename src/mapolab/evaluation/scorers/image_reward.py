@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import torch
@@ -92,6 +93,7 @@ class ImageReward(Scorer):
     description = "ImageReward: experts' preference for the picture given the prompt"
     source = "Xu et al. 2023, 2304.05977; zai-org/ImageReward"
     token_limit = TOKENS
+    outside_fingerprint = ("weights", "tokenizer", "vision", "text")
 
     def __init__(
         self,
@@ -106,6 +108,7 @@ class ImageReward(Scorer):
         self.tokenizer = BertTokenizerFast.from_pretrained(self.tokenizer_folder)
         self.device = device
         vision, text = VISION | (vision or {}), TEXT | (text or {})
+        self.sizes = {"vision": vision, "text": text}
         self.network = Network(vision, text)
         fill(self.name, self.network, renamed(read_checkpoint(self.name, self.path)), self.path)
         self.network.eval().to(device)
@@ -125,7 +128,8 @@ class ImageReward(Scorer):
         return len(self.tokenizer(prompt, verbose=False)["input_ids"])
 
     def weights_identity(self) -> list[str]:
-        return identity(self.path)
+        sizes = json.dumps(self.sizes, sort_keys=True)
+        return [*identity(self.path, self.tokenizer_folder), sizes, str(self.network.vision.dtype)]
 
 
 def _preprocess(size: int) -> transforms.Compose:

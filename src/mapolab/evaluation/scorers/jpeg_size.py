@@ -22,6 +22,7 @@ class JPEGSize(Scorer):
     kind, minimum, maximum = "score", 0.0, None
     name = "jpeg_size"
     source = "Black et al., 2305.13301"
+    outside_fingerprint = ("larger_is_better",)
 
     def __init__(self, larger_is_better: bool = False) -> None:
         self.higher_is_better = larger_is_better

@@ -2,24 +2,44 @@
 
 from __future__ import annotations
 
+import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import open_clip
 import torch
 from PIL import Image
 
+from mapolab.config.suggest import did_you_mean
+from mapolab.errors import UserError
+
 
 class OpenClip:
-    """An open-clip model of this architecture with random weights, to be filled; half precision on a GPU."""
+    """An open-clip model of this architecture, to be filled; half precision on a GPU.
+
+    Raises UserError for an architecture that open-clip does not have.
+    """
 
     def __init__(self, architecture: str, device: str) -> None:
         self.device = device
         self.dtype = torch.float16 if device != "cpu" else torch.float32
-        self.model, _, self.preprocess = open_clip.create_model_and_transforms(architecture)
+        if architecture not in (known := open_clip.list_models()):
+            raise UserError(f"open-clip has no architecture {architecture}.{did_you_mean(architecture, known)}")
+        self.architecture = architecture
+        with _without_warnings():
+            self.model, _, self.preprocess = open_clip.create_model_and_transforms(architecture)
         self.tokenizer = open_clip.get_tokenizer(architecture)
         self.token_limit = self.model.context_length
 
     def ready(self) -> None:
         """To be called once the weights are in place."""
         self.model = self.model.eval().to(self.device, self.dtype)
+
+    def identity(self) -> list[str]:
+        """What decides the embeddings, beside the weights."""
+        config = open_clip.get_model_config(self.architecture)
+        return [json.dumps(config, sort_keys=True, default=str), str(self.preprocess), str(self.dtype)]
 
     def embed_pictures(self, pictures: list[Image.Image]) -> torch.Tensor:
         """-> (B, D), of length 1."""
@@ -36,3 +56,15 @@ class OpenClip:
     def count_tokens(self, prompt: str) -> int:
         """With the two special tokens."""
         return len(self.tokenizer.encode(prompt)) + 2
+
+
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    """open-clip warns that the weights are random, which they are until `fill` has put each of them in place."""
+    root = logging.getLogger()
+    refuse = lambda record: "initialized randomly" not in record.getMessage()  # noqa: E731
+    root.addFilter(refuse)
+    try:
+        yield
+    finally:
+        root.removeFilter(refuse)

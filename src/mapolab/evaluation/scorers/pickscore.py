@@ -7,7 +7,7 @@ from PIL import Image
 from transformers import CLIPImageProcessorPil, CLIPModel, CLIPTokenizerFast
 
 from mapolab.evaluation.scorers.scorer import Scorer
-from mapolab.evaluation.scorers.weights import identity, weights_folder
+from mapolab.evaluation.scorers.weights import identity, load_whole, weights_folder
 
 
 class PickScore(Scorer):
@@ -22,6 +22,7 @@ class PickScore(Scorer):
     name, kind, higher_is_better, minimum, maximum = "pickscore", "score", True, -100.0, 100.0
     description = "PickScore v1: human preference for the picture given the prompt"
     source = "Kirstain et al. 2023, 2305.01569; yuvalkirstain/PickScore_v1"
+    outside_fingerprint = ("weights", "processor")
 
     def __init__(
         self,
@@ -33,7 +34,7 @@ class PickScore(Scorer):
         self.processor_folder = weights_folder("pickscore", processor, "processor")
         self.device = device
         self.dtype = torch.float16 if device != "cpu" else torch.float32
-        self.model = CLIPModel.from_pretrained(self.folder, dtype=self.dtype).eval().to(device)
+        self.model = load_whole("pickscore", CLIPModel, self.folder, self.dtype).eval().to(device)
         self.tokenizer = CLIPTokenizerFast.from_pretrained(self.processor_folder)
         self.image_processor = CLIPImageProcessorPil.from_pretrained(self.processor_folder)
         self.token_limit = self.model.config.text_config.max_position_embeddings
@@ -52,4 +53,4 @@ class PickScore(Scorer):
         return len(self.tokenizer(prompt, verbose=False)["input_ids"])
 
     def weights_identity(self) -> list[str]:
-        return identity(self.folder, self.processor_folder)
+        return [*identity(self.folder, self.processor_folder), str(self.dtype)]

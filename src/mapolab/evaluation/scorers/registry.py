@@ -6,19 +6,21 @@ packages (group `mapolab.scorers`); nothing else that a config says is imported.
 
 from __future__ import annotations
 
-import inspect
 from importlib import import_module
 from importlib.metadata import entry_points
+from inspect import Parameter
 from typing import Any
 
 from mapolab.config.suggest import did_you_mean
 from mapolab.errors import UserError
+from mapolab.evaluation.scorers.fingerprint import note_settings, signature
 from mapolab.evaluation.scorers.scorer import Scorer
 from mapolab.evaluation.scores_table import FILE, OWN
 from mapolab.texts import odd_character, one_line
 
 HERE = "mapolab.evaluation.scorers"
 GROUP = "mapolab.scorers"
+VARIADIC = Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD
 KEY = "evaluation.scorers"  # where a config names them, unless its caller says another
 # name -> module, class, and the settings that the name stands for
 SCORERS: dict[str, tuple[str, str, dict[str, Any]]] = {
@@ -105,16 +107,20 @@ def known_names() -> list[str]:
 def _build(entry: Named, surroundings: dict[str, Any], key: str) -> Scorer:
     name, settings = _split(entry, key)
     kind, preset = _class(name)
-    known = inspect.signature(kind).parameters
-    if unknown := [setting for setting in settings if setting not in known]:
-        options = ", ".join(setting for setting in known if setting not in preset) or "none"
-        raise UserError(
-            f"The scorer {name} has no setting {unknown[0]}.{did_you_mean(unknown[0], known)} Its settings: {options}."
-        )
-    given = {setting: value for setting, value in surroundings.items() if setting in known}
-    scorer = kind(**given | preset | settings)
+    parameters = signature(kind).parameters.values()
+    known = {one.name: one for one in parameters if one.name not in preset and one.kind not in VARIADIC}
+    told = f"Its settings: {', '.join(known) or 'none'}."
+    anything = any(one.kind is one.VAR_KEYWORD for one in parameters)
+    if unknown := [setting for setting in settings if setting not in known and not anything]:
+        raise UserError(f"The scorer {name} has no setting {unknown[0]}.{did_you_mean(str(unknown[0]), known)} {told}")
+    given = {setting: value for setting, value in surroundings.items() if setting in known} | preset | settings
+    required = [setting for setting, one in known.items() if one.default is one.empty]
+    if missing := [setting for setting in required if setting not in given]:
+        raise UserError(f"The scorer {name} needs its setting {missing[0]}: {{_target_: {name}, {missing[0]}: ...}}.")
+    scorer = kind(**given)
     if not isinstance(scorer, Scorer):
         raise UserError(f"The entry point {name} is no mapolab.Scorer. Derive its class from it.")
+    note_settings(scorer, kind, given=given)  # of a function that makes the scorer, too
     return scorer
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from functools import cached_property
+from typing import Any, Self
 
 import torch
 from PIL import Image
 
 from mapolab.errors import RunError
-from mapolab.files import short_hash
+from mapolab.evaluation.scorers.fingerprint import fingerprint, note_settings
 
 
 class Scorer(ABC):
@@ -30,6 +31,17 @@ class Scorer(ABC):
     """Paper or program that defines the score."""
     token_limit: int | None = None
     """Tokens of a prompt that it reads, with the special ones; None where it reads no tokens."""
+    version: int | str = 1
+    """To be raised where the scores change and nothing else of the fingerprint does."""
+    outside_fingerprint: tuple[str, ...] = ()
+    """Settings that decide no score by themselves: where files lie whose hashes `weights_identity` gives, or which way
+    is better."""
+
+    def __new__(cls, *args: Any, **given: Any) -> Self:
+        """Keep the settings, whatever constructor a derived class has."""
+        scorer = super().__new__(cls)
+        note_settings(scorer, cls, args, given)
+        return scorer
 
     @abstractmethod
     def __call__(self, pictures: list[Image.Image], prompts: list[str]) -> torch.Tensor:
@@ -50,13 +62,13 @@ class Scorer(ABC):
         raise NotImplementedError(f"{type(self).__name__} has a token_limit, so it must count tokens")
 
     def weights_identity(self) -> list[str]:
-        """Hashes of the weights behind the score, and whatever else decides it."""
+        """Hashes of what decides the score and what no setting names, such as weights that are fetched by default."""
         return []
 
     @cached_property
     def fingerprint(self) -> str:
         """Names this score of a picture: another fingerprint, another number."""
-        return short_hash([type(self).__module__, type(self).__qualname__, self.name, *self.weights_identity()])
+        return fingerprint(self)
 
     def about(self) -> dict:
         """What the evaluation's settings file says of this scorer."""

@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from mapolab import files
 from mapolab.errors import UserError
 from mapolab.evaluation.features import build_features
 from mapolab.evaluation.scorers.scorer import Scorer
+from mapolab.evaluation.scorers.weights import identity
 from mapolab.evaluation.store import load_picture
 from mapolab.paths import resolve
 
@@ -30,6 +30,7 @@ class SubjectScorer(Scorer):
 
     name, kind, higher_is_better, minimum, maximum = "subject", "score", True, -1.0, 1.0
     source = "Ruiz et al. 2022, 2208.12242"
+    outside_fingerprint = ("pictures", "feature_weights")
 
     def __init__(
         self,
@@ -52,7 +53,7 @@ class SubjectScorer(Scorer):
         return cosines.mean(1) if self.reduce == "mean" else cosines.amax(1)
 
     def weights_identity(self) -> list[str]:
-        return [self.features.fingerprint, self.reduce, *sorted(files.sha256(file) for file in self.files)]
+        return [self.features.fingerprint, *sorted(identity(*self.files))]
 
 
 def _pictures_in(folder: str | None) -> list[Path]:

@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+from safetensors import SafetensorError
 
-from mapolab import files
 from mapolab.errors import UserError
+from mapolab.hashes import tree_hashes
 from mapolab.models.hub import fetch, is_hub_name
 
 
@@ -74,14 +75,35 @@ def fill(scorer: str, module: torch.nn.Module, tensors: dict[str, torch.Tensor],
         raise UserError(f"{path} does not hold the weights of {scorer}: {detail[:300]}") from None
 
 
+def load_whole(scorer: str, kind: Any, folder: Path, dtype: torch.dtype) -> Any:
+    """A model of transformers from a folder: every tensor of the model from its file, or UserError that says which not.
+
+    transformers itself would fill what is missing with random numbers. It reads the .safetensors files of the folder,
+    as `identity` does.
+    """
+    try:
+        model, found = kind.from_pretrained(folder, dtype=dtype, use_safetensors=True, output_loading_info=True)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise UserError(
+            f"The weights of {scorer} in {folder} cannot be read ({type(error).__name__}: {_first_line(error)}). "
+            "Download the folder again, with its .safetensors files."
+        ) from None
+    # Older files of CLIP hold these numbers 0, 1, 2 ..., which are no weights.
+    unexpected = [name for name in found["unexpected_keys"] if not name.endswith("position_ids")]
+    wrong = {"lacks": found["missing_keys"], "has in another shape": found["mismatched_keys"], "adds": unexpected}
+    if told := [f"it {what} {sorted(map(str, names))[0]}" for what, names in wrong.items() if names]:
+        raise UserError(f"{folder} does not hold the weights of {scorer}: {'; '.join(told)}. Download it again.")
+    return model
+
+
 def identity(*paths: Path) -> list[str]:
-    """SHA-256 of each file; of a folder, of every weight, config and vocabulary in it."""
+    """SHA-256 of each file; of a folder, `name:sha256` of every weight, config and vocabulary in it."""
     kinds = (".safetensors", ".json", ".txt")
-    return [
-        files.sha256(file)
-        for path in paths
-        for file in ([path] if path.is_file() else sorted(p for p in path.iterdir() if p.suffix in kinds))
-    ]
+    found = []
+    for path in paths:
+        inside = sorted(file for file in path.iterdir() if file.suffix in kinds) if path.is_dir() else []
+        found += [f"{file.name}:{tree_hashes(file)[0]}" for file in inside] or tree_hashes(path)
+    return found
 
 
 def _first_line(error: Exception) -> str:

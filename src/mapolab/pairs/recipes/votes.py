@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import glob
 import hashlib
 import json
 from pathlib import Path
@@ -23,6 +22,7 @@ from mapolab.files import short_hash
 from mapolab.pairs.drawing import left_out, plain_png
 from mapolab.pairs.held_out import HeldOut
 from mapolab.pairs.material import Contest, Material, Picture
+from mapolab.paths import find_paths
 
 TEXTS = ("caption", "image_0_uid", "image_0_url", "image_1_uid", "image_1_url", "model_0", "model_1")
 PICTURES = ("jpg_0", "jpg_1")
@@ -91,7 +91,7 @@ def _folders(config: dict[str, Any]) -> list[Path]:
     """Where evaluated models may lie: what `models` names, and where models that are no runs are put."""
     named = config["models"] or []
     patterns = [named] if isinstance(named, str) else [entry for entry in named if isinstance(entry, str)]
-    found = [Path(match) for pattern in patterns for match in sorted(glob.glob(pattern))]
+    found = [path for pattern in patterns for path in find_paths(pattern)]
     return [*found, *sorted((Path(config["output_root"]) / "models").glob("*"))]
 
 
