@@ -167,7 +167,10 @@ def _broken(weights: WeightFiles, key: str, dtype: torch.dtype | None = None) ->
     if dtype is None:
         return f"The weights in {weights} are broken: {key} holds numbers that are not finite. Fetch them again."
     name = str(dtype).removeprefix("torch.")
-    return f"The weights in {weights} do not fit into {name}: {key} overflows there. Load them in float32."
+    return (
+        f"The weights in {weights} do not fit into {name}: {key} overflows there. Take float32 (precision=, or "
+        "model.vae_dtype, model.encoder_dtype, model.frozen_dtype)."
+    )
 
 
 def _keys(weights: WeightFiles, file: Path) -> list[str]:
