@@ -105,7 +105,8 @@ def check_values(values: dict[str, Any]) -> None:
             raise UserError(f"{key}={given[key]} does not exist.{hint} Choose one of {', '.join(CHOICES[key])}.")
     for key in AT_LEAST.keys() & given.keys():
         if not AT_LEAST[key] <= given[key] < math.inf:  # written so that NaN fails too
-            raise UserError(f"{key} is {given[key]}; give {AT_LEAST[key]} or more.")
+            finite = "a finite number, " if given[key] == math.inf else ""
+            raise UserError(f"{key} is {given[key]}; give {finite}{AT_LEAST[key]} or more.")
     for key in BELOW.keys() & given.keys():
         if given[key] >= BELOW[key]:
             raise UserError(f"{key} is {given[key]}; give a number below 2^{BELOW[key].bit_length() - 1}.")

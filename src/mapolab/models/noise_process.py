@@ -189,7 +189,7 @@ def _family(kind: str) -> str:
 def _foreign(name: str, what: str) -> UserError:
     return UserError(
         f"The model {name} {what}. mapolab trains and draws with SDXL's noise process, one of betas, as "
-        "EulerDiscreteScheduler, DDIMScheduler and DDPMScheduler have it. Give a model that was trained with it; if this one "
+        "EulerDiscreteScheduler and DDIMScheduler have it. Give a model that was trained with it; if this one "
         "was, correct its scheduler/scheduler_config.json and model_index.json."
     )
 
