@@ -39,8 +39,10 @@ class Stream(IntEnum):
 
 
 def generator(seed: int, stream: Stream, position: int) -> np.random.Generator:
-    """The generator of one position of one stream. seed, position: 0 or more."""
-    return np.random.Generator(np.random.Philox(key=[seed, stream], counter=[0, 0, 0, position]))
+    """The generator of one position of one stream. seed, position: 0 or more, below 2^64."""
+    # A plain list of a large and a small number would become floats, which tell few of the large ones apart.
+    key = np.array([seed, stream], dtype=np.uint64)
+    return np.random.Generator(np.random.Philox(key=key, counter=[0, 0, 0, position]))
 
 
 @contextlib.contextmanager

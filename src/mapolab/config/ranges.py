@@ -66,7 +66,7 @@ AT_LEAST = {
     "rollout.per_prompt_buffer": 2,
     "rollout.per_prompt_minimum": 2,
     "evaluation.steps": 1,
-    "evaluation.guidance_scale": 0,
+    "evaluation.guidance_scale": 1,
     "evaluation.seed": 0,
     "evaluation.batch_size": 1,
     "evaluation.limit": 1,
@@ -74,7 +74,7 @@ AT_LEAST = {
     "limit": 1,
     "images_per_prompt": 1,
     "steps": 1,
-    "guidance_scale": 0,
+    "guidance_scale": 1,
     "batch_size": 1,
     "pairs": 2,
     "part": 0,
@@ -83,6 +83,8 @@ AT_LEAST = {
     "rows": 1,
     "rounds": 1,
 }
+# Seeds that follow each other, for the pictures of a prompt and the rounds of `iterate`, lie above it and below 2^64.
+BELOW = {"seed": 2**63, "evaluation.seed": 2**63}
 PROBABILITIES = (
     "data.flip_probability",
     "data.prompt_dropout",
@@ -102,8 +104,12 @@ def check_values(values: dict[str, Any]) -> None:
             hint = did_you_mean(given[key], CHOICES[key])
             raise UserError(f"{key}={given[key]} does not exist.{hint} Choose one of {', '.join(CHOICES[key])}.")
     for key in AT_LEAST.keys() & given.keys():
-        if not given[key] >= AT_LEAST[key]:  # written so that NaN fails too
-            raise UserError(f"{key} is {given[key]}; give {AT_LEAST[key]} or more.")
+        if not AT_LEAST[key] <= given[key] < math.inf:  # written so that NaN fails too
+            finite = "a finite number, " if given[key] == math.inf else ""
+            raise UserError(f"{key} is {given[key]}; give {finite}{AT_LEAST[key]} or more.")
+    for key in BELOW.keys() & given.keys():
+        if given[key] >= BELOW[key]:
+            raise UserError(f"{key} is {given[key]}; give a number below 2^{BELOW[key].bit_length() - 1}.")
     for key in given.keys() & {*PROBABILITIES}:
         if not 0 <= given[key] <= 1:
             raise UserError(f"{key} is {given[key]}; give a number from 0 to 1.")

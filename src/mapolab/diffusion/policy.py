@@ -12,6 +12,7 @@ from diffusers import DDPMScheduler
 from torch import Tensor
 
 from mapolab.diffusion.noise import draw_noise
+from mapolab.diffusion.samplers import check_beginning
 from mapolab.errors import UserError
 from mapolab.streams import Stream
 
@@ -39,13 +40,14 @@ class DDIMPolicy:
 
         The last step ends at the noise level of timestep 0 and not at none (diffusers: set_alpha_to_one=False), as in
         the published program: a step onto the picture itself would have a standard deviation of 0, hence no density.
-        Raises UserError for more steps than every second timestep.
+        Raises UserError for more steps than every second timestep, and for one that would begin at the last noise.
         """
         trained = scheduler.config.num_train_timesteps
         if not 1 <= steps <= trained // 2:
             raise UserError(f"rollout.steps is {steps}; this model can be sampled in 1 to {trained // 2} steps.")
         timesteps = _timesteps(trained, steps, bool(scheduler.config.get("rescale_betas_zero_snr")))
         signal = scheduler.alphas_cumprod.double().cpu()
+        check_beginning("rollout.steps", steps, int(timesteps[0]), signal)
         following = torch.cat([timesteps[1:], torch.zeros(1, dtype=torch.int64)])
         velocity = scheduler.config.prediction_type == "v_prediction"
         return cls(timesteps, signal[timesteps], signal[following], velocity, eta)

@@ -13,10 +13,10 @@ from rich.table import Table
 from mapolab import files
 from mapolab.evaluation.model_names import BASE
 from mapolab.evaluation.models import EvaluatedModel, base_of, find_models
-from mapolab.evaluation.options import drawings_of, load_prompts, options_for, settings_of
+from mapolab.evaluation.options import check_settings, drawings_of, load_prompts, options_for, settings_of
 from mapolab.evaluation.processes import Processes, start_processes
 from mapolab.evaluation.progress import progress_bar
-from mapolab.evaluation.prompt_lengths import cut_prompts
+from mapolab.evaluation.prompt_lengths import cut_by_models, cut_by_scorers, tell_cut
 from mapolab.evaluation.prompt_table import PromptRow
 from mapolab.evaluation.scorers.registry import build_scorers
 from mapolab.evaluation.scorers.scorer import Scorer
@@ -37,6 +37,7 @@ def evaluate(config: dict[str, Any]) -> list[Path]:
     bases = {} if config.get("base") is False else _bases(models, output_root)
     everyone = list({model.folder.resolve(): model for model in [*bases.values(), *models]}.values())
     options = options_for(models, config)
+    check_settings(options, [model.sdxl for model in everyone])
     for model in everyone:
         model.check()
     rows = load_prompts(options, output_root / ".cache")
@@ -44,10 +45,10 @@ def evaluate(config: dict[str, Any]) -> list[Path]:
     processes = start_processes(config.get("devices") or "auto")
     scorers = build_scorers(options["scorers"], options["target_style"], processes.device)
     settings = settings_of(options, prompts, everyone, on_gpu=processes.device != "cpu")
-    cut = cut_prompts(everyone[0], scorers, prompts)
+    cut = cut_by_models(everyone, prompts, settings) | cut_by_scorers(scorers, prompts)
     store = Store(Path(config.get("store") or output_root / ".store"))
     if processes.rank == 0:
-        _tell(cut, len(prompts))
+        tell_cut(cut, len(prompts))
     work = Evaluation(settings, options, rows, scorers, store, processes, cut)
     folders = {model.folder: work.run(model) for model in everyone}
     if processes.rank == 0:
@@ -132,12 +133,6 @@ def _manifest_of(model: EvaluatedModel) -> dict[str, Any]:
     weights = str(model.weights) if model.weights else None
     about = {"objective": {"name": kind}, "label": model.label, "seed": None}
     return {"status": "finished", **about, "model": model.config["model"], "weights": weights}
-
-
-def _tell(cut: dict[str, int], total: int) -> None:
-    """Say which readers see only the beginning of how many prompts."""
-    if told := [f"{reader} cuts {count}" for reader, count in cut.items() if count]:
-        print(f"Of {total} prompts some are longer than their readers take: {', '.join(told)}.")
 
 
 def _print_means(folders: list[tuple[str, Path]], scorers: list[Scorer]) -> None:

@@ -8,18 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import diffusers
+import numpy as np
 import torch
 import transformers
-from diffusers import (
-    DDIMScheduler,
-    DPMSolverMultistepScheduler,
-    EulerAncestralDiscreteScheduler,
-    EulerDiscreteScheduler,
-    StableDiffusionXLPipeline,
-    UNet2DConditionModel,
-)
+from diffusers import StableDiffusionXLPipeline, UNet2DConditionModel
 
-from mapolab.diffusion.noise import draw_noise
+from mapolab.diffusion.samplers import sampling_timesteps
 from mapolab.errors import RunError, UserError
 from mapolab.evaluation.models import EvaluatedModel, is_lora
 from mapolab.evaluation.store import DRAWING, Store, content_key
@@ -27,14 +21,7 @@ from mapolab.models.learned_token import TOKEN_FILE, put_token, read_token
 from mapolab.models.lora import LORA_FILE
 from mapolab.models.precision import DTYPES
 from mapolab.models.sdxl import SDXL
-from mapolab.streams import Stream
-
-SCHEDULERS = {
-    "euler": EulerDiscreteScheduler,
-    "euler_ancestral": EulerAncestralDiscreteScheduler,
-    "ddim": DDIMScheduler,
-    "dpm++": DPMSolverMultistepScheduler,
-}
+from mapolab.streams import Stream, generator
 
 
 def load_pipeline(
@@ -61,7 +48,7 @@ def load_pipeline(
         tokenizer=text.tokenizers[0],
         tokenizer_2=text.tokenizers[1],
         unet=_load_unet(model, sdxl, dtype),
-        scheduler=_load_scheduler(sdxl, scheduler),
+        scheduler=sdxl.load_sampler(scheduler),
         force_zeros_for_empty_prompt=sdxl.empty_prompt_is_zero,
         add_watermarker=False,
     )
@@ -103,12 +90,6 @@ def _lora_name(folder: Path) -> str:
     raise UserError(f"{folder} holds {len(names)} .safetensors files. Name the LoRA's own file: lora: <file>.")
 
 
-def _load_scheduler(sdxl: SDXL, name: str) -> Any:
-    if name not in SCHEDULERS:
-        raise UserError(f"scheduler={name} does not exist. Choose one of {', '.join(SCHEDULERS)}.")
-    return SCHEDULERS[name].from_config(sdxl.load_sampler().config)
-
-
 def _short(error: Exception) -> str:
     return " ".join(str(error).split())[:300]
 
@@ -116,7 +97,8 @@ def _short(error: Exception) -> str:
 def picture_keys(model: EvaluatedModel, drawings: list[tuple[str, int, int]], settings: dict[str, Any]) -> list[str]:
     """The store's keys of (prompt, seed, position) under these settings."""
     drawing = {key: settings[key] for key in DRAWING}
-    return [content_key([model.fingerprint, drawing, *one]) for one in drawings]
+    sampler = model.sdxl.sampler_config(settings["scheduler"])
+    return [content_key([model.fingerprint, sampler, drawing, *one]) for one in drawings]
 
 
 @torch.no_grad()
@@ -159,16 +141,17 @@ def generate(
 def _draw(pipeline: StableDiffusionXLPipeline, drawings: list[tuple[str, int, int]], settings: dict[str, Any]) -> list:
     factor = pipeline.vae_scale_factor
     shape = (pipeline.unet.config.in_channels, settings["height"] // factor, settings["width"] // factor)
-    noise = [draw_noise(seed, [position], shape, Stream.GENERATION) for _, seed, position in drawings]
-    # The one scheduler here that adds noise of its own gets it from the pictures' seeds.
-    generators = [torch.Generator("cpu").manual_seed(seed * 1_000_003 + position) for _, seed, position in drawings]
+    # One generator a picture: its first numbers are the noise where drawing begins, the next ones those that
+    # euler_ancestral adds.
+    generators = [generator(seed, Stream.GENERATION, position) for _, seed, position in drawings]
+    noise = torch.from_numpy(np.stack([one.standard_normal(shape, dtype=np.float32) for one in generators]))
     prompts = [prompt for prompt, _, _ in drawings]
     output = pipeline(
         prompt=prompts,
         negative_prompt=[settings["negative_prompt"]] * len(prompts) if settings["negative_prompt"] else None,
-        latents=torch.cat(noise).to(pipeline.device, pipeline.unet.dtype),
+        latents=noise.to(pipeline.device, pipeline.unet.dtype),
         generator=generators,
-        num_inference_steps=settings["steps"],
+        timesteps=sampling_timesteps(pipeline.scheduler, settings["steps"]),
         guidance_scale=settings["guidance_scale"],
         height=settings["height"],
         width=settings["width"],

@@ -27,8 +27,9 @@ from mapolab.evaluation.features import Features, build_features, frechet_and_ke
 from mapolab.evaluation.generation import generate, load_pipeline, picture_keys
 from mapolab.evaluation.intervals import INTERVALS
 from mapolab.evaluation.models import EvaluatedModel, base_of, model_of_run
-from mapolab.evaluation.options import USUAL, settings_of
+from mapolab.evaluation.options import USUAL, check_settings, settings_of
 from mapolab.evaluation.processes import start_processes
+from mapolab.evaluation.prompt_lengths import cut_by_models, tell_cut
 from mapolab.evaluation.statistics import MINIMUM, MethodScores, PairedStatistics
 from mapolab.evaluation.store import Store
 from mapolab.streams import Stream, generator
@@ -45,14 +46,17 @@ def mismatch(config: dict[str, Any]) -> Path:
     model.check()
     source_config = model.run or config
     data = source_config["data"]
+    options = USUAL | source_config["evaluation"] | {"height": data["resolution"], "width": data["resolution"]}
+    check_settings(options, [model.sdxl], "evaluation.")
     cache = Path(data["cache_folder"] or output_root / ".cache")
     source = open_source(data["path"], data["split"], data["revision"], cache, data["download_cache_gb"])
     processes = start_processes(1)
     features = build_features(config["features"], processes.device, config["feature_weights"])
     records = sample_records(source, config["pairs"], config["seed"], data["resolution"])
-    options = USUAL | source_config["evaluation"] | {"height": data["resolution"], "width": data["resolution"]}
     captions = [caption for caption, _, _ in records]
     settings = settings_of(options, captions, [model], processes.device != "cpu")
+    cut = cut_by_models([model], captions, settings)
+    tell_cut(cut, len(captions))
     drawings = [(caption, settings["seed"], position) for position, caption in enumerate(captions)]
     keys = picture_keys(model, drawings, settings)
     store = Store(output_root / ".store")
@@ -74,6 +78,7 @@ def mismatch(config: dict[str, Any]) -> Path:
         "model": model.fingerprint,
         "pairs": len(records),
         "settings": settings,
+        "cut_prompts": cut,
     }
     captions_of = np.array(captions)
     for side, pictures in sides.items():

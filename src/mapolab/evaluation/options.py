@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from mapolab import files
+from mapolab.config.ranges import check_values
+from mapolab.diffusion.samplers import sampling_timesteps
 from mapolab.errors import UserError
 from mapolab.evaluation.models import EvaluatedModel
 from mapolab.evaluation.prompt_table import PromptRow
 from mapolab.evaluation.prompts import find_rows
 from mapolab.evaluation.store import DRAWING
+from mapolab.models.sdxl import SDXL
 
 # For models that are no runs, and for runs whose configs lack a key. Size None: the model's own.
 USUAL: dict[str, Any] = {
@@ -57,6 +61,29 @@ def options_for(models: list[EvaluatedModel], given: dict[str, Any]) -> dict[str
     return options
 
 
+def check_settings(options: dict[str, Any], models: Iterable[SDXL], block: str = "") -> None:
+    """Raise UserError for settings that cannot be drawn with these models as they say. Reads configs only.
+
+    options: values for some keys of `USUAL`. block: what the keys stand under, such as `evaluation.`.
+    """
+    check_values({f"{block}{key}": value for key, value in options.items() if key in USUAL})
+    options = USUAL | {key: value for key, value in options.items() if value is not None}
+    if options["negative_prompt"] and options["guidance_scale"] == 1:
+        raise UserError(
+            f"{block}negative_prompt has no effect without guidance, which {block}guidance_scale=1 turns off. Give "
+            f"{block}guidance_scale above 1, or no negative prompt."
+        )
+    for sdxl in dict.fromkeys(models):
+        factor = sdxl.pixels_per_latent
+        for key in ("height", "width"):
+            if options[key] is not None and options[key] % factor:
+                raise UserError(
+                    f"{block}{key} is {options[key]}, but the VAE of {sdxl.pretrained} makes {factor} pixels of each "
+                    f"latent. Give a multiple of {factor}."
+                )
+        sampling_timesteps(sdxl.load_sampler(options["scheduler"]), options["steps"], f"{block}steps")
+
+
 def load_prompts(options: dict[str, Any], cache_folder: Path) -> list[PromptRow]:
     """The prompts, the first `limit` of them where that is set. Raises UserError where there are none or a set lacks
     some."""
@@ -101,5 +128,4 @@ def _own_size(models: list[EvaluatedModel]) -> int:
 
 
 def _sample_pixels(model: EvaluatedModel) -> int:
-    factor = 2 ** (len(model.sdxl.parts.config("vae")["block_out_channels"]) - 1)
-    return model.sdxl.parts.config("unet")["sample_size"] * factor
+    return model.sdxl.parts.config("unet")["sample_size"] * model.sdxl.pixels_per_latent

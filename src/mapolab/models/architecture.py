@@ -4,8 +4,6 @@ from typing import Any, Protocol
 
 from mapolab.errors import UserError
 
-PREDICTION_TYPES = ("epsilon", "v_prediction")
-
 
 class Parts(Protocol):
     """Where configs are read from."""
@@ -54,26 +52,24 @@ def _number(name: str, parts: Parts, part: str, key: str) -> int:
     return value
 
 
-def scheduler_settings(config: dict[str, Any], prediction_type: str, zero_terminal_snr: Any) -> dict[str, Any]:
-    """The scheduler's config with the settings of conf/diffusion. Raises UserError where the two contradict."""
-    stated = config.get("prediction_type") or ("epsilon" if prediction_type == "auto" else prediction_type)
-    if prediction_type not in ("auto", stated):
-        raise UserError(
-            f"diffusion.prediction_type={prediction_type}, but the model's scheduler says {stated}: its UNet was "
-            "trained to predict that. Set diffusion.prediction_type=auto, or correct the model's scheduler_config.json."
-        )
-    if stated not in PREDICTION_TYPES:
-        raise UserError(
-            f"The model's scheduler says prediction_type={stated!r}; mapolab trains models that predict the noise "
-            "(epsilon) or the velocity (v_prediction). Choose another model, or correct scheduler_config.json."
-        )
-    zero = bool(config.get("rescale_betas_zero_snr")) if zero_terminal_snr == "auto" else zero_terminal_snr
-    if zero and stated == "epsilon":
-        raise UserError(
-            "A zero terminal SNR needs a model that predicts the velocity: at the last timestep there is only noise, "
-            "which a model that predicts noise could copy. Set diffusion.zero_terminal_snr=false."
-        )
-    return config | {"prediction_type": stated, "rescale_betas_zero_snr": zero}
+def check_vae(name: str, vae: dict[str, Any], unet: dict[str, Any]) -> None:
+    """Raise UserError unless a VAE's config says how its latents become the UNet's, as SDXL's pipeline does that.
+
+    name: the model's, or the VAE's own.
+    """
+    channels, scale, shift = (vae.get(key) for key in ("latent_channels", "scaling_factor", "shift_factor"))
+    statistics = [vae.get(key) for key in ("latents_mean", "latents_std")]
+    if channels != unet.get("in_channels"):
+        fault = f"has {channels} latent channels, the UNet {unet.get('in_channels')}"
+    elif not isinstance(scale, int | float) or not scale > 0:
+        fault = f"has scaling_factor {scale} in its config (SDXL's has 0.13025; with none, Stable Diffusion 1's counts)"
+    elif shift:
+        fault = f"has shift_factor {shift}, which SDXL's pipeline does not apply"
+    elif statistics != [None, None] and not all(isinstance(of, list) and len(of) == channels for of in statistics):
+        fault = f"has latents_mean and latents_std that are not both {channels} numbers"
+    else:
+        return
+    raise UserError(f"The VAE of {name} {fault}. Give SDXL's VAE, or one made for it, or correct its config.json.")
 
 
 def _check_class(name: str, index: dict[str, Any]) -> None:

@@ -9,12 +9,14 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, DDPMScheduler, EulerDiscreteScheduler, UNet2DConditionModel
+from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
+from mapolab.diffusion.samplers import Sampler, build_sampler
 from mapolab.errors import UserError
 from mapolab.files import short_hash
-from mapolab.models.architecture import check_architecture, scheduler_settings
+from mapolab.models.architecture import check_architecture, check_vae
+from mapolab.models.noise_process import noise_process, scheduler_settings
 from mapolab.models.parts import MODELS
 from mapolab.models.pipeline_folder import PipelineFolder
 from mapolab.models.precision import DTYPES
@@ -68,6 +70,7 @@ class SDXL:
                 f"variant={self.variant} names files in a folder, but {self.pretrained} is one file. Leave it out."
             )
         check_architecture(self.pretrained, self.parts)
+        check_vae(self.vae or self.pretrained, self._vae_folder.config(self._vae_part), self.parts.config("unet"))
         self.scheduler_config()
 
     def check_parts(self, unet: bool = True) -> None:
@@ -105,18 +108,23 @@ class SDXL:
         return self.parts.load(UNet2DConditionModel, "unet", dtype)
 
     def scheduler_config(self) -> dict[str, Any]:
-        """The scheduler's config with what the settings decide."""
-        return scheduler_settings(self.parts.config("scheduler"), self.prediction_type, self.zero_terminal_snr)
+        """The scheduler's config, completed, with what the settings decide."""
+        index, config = self.parts.index(), self.parts.config("scheduler")
+        return scheduler_settings(self.pretrained, index, config, self.prediction_type, self.zero_terminal_snr)
 
     def load_scheduler(self) -> DDPMScheduler:
         """The forward process (betas, number of timesteps, prediction type)."""
-        return DDPMScheduler.from_config(self.scheduler_config())
+        return DDPMScheduler(**noise_process(self.scheduler_config()))
 
-    def load_sampler(self) -> EulerDiscreteScheduler:
-        """SDXL's sampler, for generation. With a zero terminal SNR it starts at the last timestep, as it must."""
-        config = self.scheduler_config()
-        trailing = {"timestep_spacing": "trailing"} if config.get("rescale_betas_zero_snr") else {}
-        return EulerDiscreteScheduler.from_config(config | trailing)
+    def load_sampler(self, name: str = "euler") -> Sampler:
+        """The scheduler that draws; `euler` is SDXL's own."""
+        return build_sampler(name, self.scheduler_config())
+
+    def sampler_config(self, name: str) -> dict[str, Any]:
+        """All that decides how `load_sampler(name)` draws, as plain values."""
+        sampler = self.load_sampler(name)
+        settings = {key: value for key, value in sampler.config.items() if not key.startswith("_")}
+        return {"_class_name": type(sampler).__name__, **settings}
 
     def load_vae(self) -> AutoencoderKL:
         """The VAE in `vae_dtype`, frozen."""
@@ -150,6 +158,11 @@ class SDXL:
         """A hash of all that is read of each part, the scheduler among them, for a run's manifest."""
         read = self.identity(unet) | {"scheduler": self.parts.config("scheduler")}
         return {part: short_hash(content) for part, content in read.items()}
+
+    @property
+    def pixels_per_latent(self) -> int:
+        """Of a side: how many pixels the VAE makes of one latent."""
+        return 2 ** (len(self._vae_folder.config(self._vae_part)["block_out_channels"]) - 1)
 
     @cached_property
     def encoder_identity(self) -> str:

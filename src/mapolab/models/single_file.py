@@ -16,6 +16,7 @@ from transformers import CLIPTokenizer
 
 from mapolab.errors import UserError
 from mapolab.hashes import file_hashes, remembered
+from mapolab.models.noise_process import fault_of_file, stated_in_file
 from mapolab.models.original_layout import NEEDLESS, PREFIXES, original_place, slots
 from mapolab.models.parts import build
 from mapolab.models.pipeline_folder import PipelineFolder
@@ -36,20 +37,23 @@ class SingleFile:
 
     def index(self) -> dict[str, Any]:
         """The lending pipeline's index, once the file itself is known to be SDXL."""
-        if fault := _fault(self.header):
+        if fault := fault_of_file(self.header, self.metadata) or _fault(self.header):
             raise UserError(f"model.pretrained={self.name} {fault}. Give an SDXL checkpoint.")
         return self.configs.index()
 
     def config(self, part: str) -> dict[str, Any]:
-        """The lent config. A file with the marker `v_pred` predicts the velocity; without it, a lent `epsilon` is only
-        the usual case and leaves the choice to diffusion.prediction_type."""
+        """The lent config, but for what the file itself says of its noise process. Where it says nothing, a lent
+        `epsilon` is only the usual case and leaves the choice to diffusion.prediction_type."""
         config = self.configs.config(part)
         if part != "scheduler":
             return config
-        if "v_pred" in self.header:
-            config |= {"prediction_type": "v_prediction"}
-            return config | ({"rescale_betas_zero_snr": True} if "ztsnr" in self.header else {})
-        return config if config.get("prediction_type") == "v_prediction" else config | {"prediction_type": None}
+        stated, lent = stated_in_file(self.name, self.header, self.metadata), config.get("prediction_type")
+        if lent == "v_prediction" and stated.get("prediction_type") == "epsilon":
+            raise UserError(
+                f"model.pretrained={self.name} says that it predicts the noise (epsilon), but "
+                f"model.single_file_config={self.configs.name} says {lent}. Name a pipeline of the same kind."
+            )
+        return config | {"prediction_type": lent if lent == "v_prediction" else None} | stated
 
     def tokenizer(self, part: str) -> CLIPTokenizer:
         """Lent."""

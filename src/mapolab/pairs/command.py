@@ -11,6 +11,7 @@ from mapolab.data.records import TIE
 from mapolab.errors import UserError
 from mapolab.evaluation.models import EvaluatedModel
 from mapolab.evaluation.processes import Processes, start_processes
+from mapolab.evaluation.prompt_lengths import cut_by_models, cut_by_scorers, tell_cut
 from mapolab.evaluation.scorers.registry import build_scorers
 from mapolab.evaluation.scorers.scorer import Scorer
 from mapolab.pairs.drawing import draw_sheets, store_of
@@ -79,6 +80,7 @@ def _make(
     processes.barrier()  # nobody begins the manifest before all have seen how it was
     if folder.is_finished():
         return _say(processes, f"The pairs in {folder.path} are finished.")
+    cut = _tell_cut(material, scorers) if processes.rank == 0 else {}
     store, group = store_of(config), config["batch_size"] or material.batch_size
     new = draw_sheets(material.sheets, store, group, processes)
     processes.barrier()  # a process scores what others have drawn, too
@@ -102,11 +104,23 @@ def _make(
         counts = _counts(material, pairs, dropped)
         about = [scorer.about() for scorer in scorers]
         means = _means(pairs, scorers, judge)
-        folder.finish(counts=counts, means=means, scorers=about, files=[*part_names(len(pairs)), TABLE])
+        made = [*part_names(len(pairs)), TABLE]
+        folder.finish(counts=counts, means=means, scorers=about, cut_prompts=cut, files=made)
     told = f"{new} pictures drawn, {scored} scores computed; " if processes.count == 1 else ""
     left_out = "".join(f"; {count} left out: {reason}" for reason, count in dropped.items())
     tied = f", {ties} of them ties" if ties else ""
     _say(processes, f"{told}{len(pairs)} pairs{tied} in {folder.path}{left_out}")
+
+
+def _tell_cut(material: Material, scorers: Sequence[Scorer]) -> dict[str, int]:
+    """Say and return how many different prompts the models and the scorers read only the beginning of."""
+    captions = {contest.caption for contest in material.contests}
+    drawn = {prompt for sheet in material.sheets for prompt, _, _ in sheet.drawings}
+    models = [sheet.model for sheet in material.sheets]
+    cut = cut_by_models(models, [*drawn], material.sheets[0].settings) if models else {}
+    cut |= cut_by_scorers(scorers, [*captions])
+    tell_cut(cut, len(captions | drawn))
+    return cut
 
 
 def _counts(material: Material, pairs: Sequence[Pair], dropped: dict[str, int]) -> dict[str, Any]:

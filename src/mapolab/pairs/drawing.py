@@ -14,7 +14,7 @@ from PIL import Image
 from mapolab.errors import UserError
 from mapolab.evaluation.generation import generate, load_pipeline, picture_keys
 from mapolab.evaluation.models import EvaluatedModel, find_models
-from mapolab.evaluation.options import load_prompts, options_for, settings_of
+from mapolab.evaluation.options import check_settings, load_prompts, options_for, settings_of
 from mapolab.evaluation.processes import Processes
 from mapolab.evaluation.progress import progress_bar
 from mapolab.evaluation.store import Store
@@ -41,10 +41,11 @@ class Studio:
                 f"recipe={config['recipe']} draws with {wanted}, but models={config['models']} names "
                 f"{len(self.models)}: {', '.join(model.name for model in self.models)}."
             )
-        for model in self.models:
-            model.check()
         given = config | {"prompts": config["prompts"] or "given", "scorers": []}
         self.options = options_for(self.models, given)
+        check_settings(self.options, [model.sdxl for model in self.models])
+        for model in self.models:
+            model.check()
 
     def prompts(self, held_out: HeldOut) -> tuple[list[tuple[int, str]], int]:
         """(position, prompt) of those that are not held out, and how many are. Raises UserError where none is left."""

@@ -41,7 +41,7 @@ def make_plan(config: dict[str, Any]) -> dict[str, Any]:
     """The plan as plain values. Bytes are of one device, operations of one optimizer step over all devices."""
     model, data, trainer = config["model"], config["data"], config["trainer"]
     accelerator = _accelerator(config)
-    architecture = read_architecture(model)
+    architecture = read_architecture(model, config["diffusion"])
     if model["lora"]:
         check_targets(model["lora"], architecture.configs["unet"])
     step, world = step_of(config, architecture), _world_size(config)

@@ -9,7 +9,6 @@ from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from mapolab.errors import UserError
-from mapolab.models.architecture import check_architecture
 from mapolab.models.learned_token import LearnedRow, learned_token
 from mapolab.models.lora import add_adapters, text_adapters, unet_adapter
 from mapolab.models.pipeline_folder import PipelineFolder
@@ -18,6 +17,7 @@ from mapolab.models.sdxl import SDXL
 
 BASE = "stabilityai/stable-diffusion-xl-base-1.0"  # whose configs ship with the package
 PARTS = ("unet", "vae", "text_encoder", "text_encoder_2")
+NAMED = ("pretrained", "revision", "variant", "single_file_config")
 
 
 @dataclass(frozen=True)
@@ -28,15 +28,17 @@ class Architecture:
     assumed: bool
 
 
-def read_architecture(model: dict[str, Any]) -> Architecture:
-    """The configs of what `model.pretrained` names. Raises UserError for a local model that is no SDXL."""
-    if model["pretrained"] == BASE:
-        parts = PipelineFolder("builtin:sdxl")
-        return Architecture({part: parts.config(part) for part in PARTS}, assumed=False)
-    parts = SDXL(**{key: model[key] for key in ("pretrained", "revision", "variant", "single_file_config")}).parts
+def read_architecture(model: dict[str, Any], diffusion: dict[str, Any] | None = None) -> Architecture:
+    """The configs of what `model.pretrained` names.
+
+    Raises UserError for a local model that is no SDXL, or not one that can be trained with the block `diffusion`.
+    """
+    named = {"pretrained": "builtin:sdxl"} if model["pretrained"] == BASE else {key: model[key] for key in NAMED}
+    process = {key: diffusion[key] for key in ("prediction_type", "zero_terminal_snr") if key in (diffusion or {})}
+    sdxl = SDXL(**named, **process)
     try:
-        configs, assumed = {part: parts.config(part) for part in PARTS}, False
-        check_architecture(model["pretrained"], parts)
+        configs, assumed = {part: sdxl.parts.config(part) for part in PARTS}, False
+        sdxl.check()
     except UserError as error:
         if "could not be fetched" not in str(error):
             raise

@@ -12,8 +12,7 @@ from mapolab.plan.rollout import step_of
 def operations_per_step(config: dict[str, Any]) -> float:
     """Floating-point operations over all devices, by the counts of `mapolab plan`. Raises UserError as it does."""
     batch = config["data"]["batch_size"]
-    measured = step_of(config, read_architecture(config["model"])).measure(
-        batch, config["model"]["gradient_checkpointing"]
-    )
+    architecture = read_architecture(config["model"], config.get("diffusion"))
+    measured = step_of(config, architecture).measure(batch, config["model"]["gradient_checkpointing"])
     pairs = samples_per_step(config) or batch * config["trainer"]["gradient_accumulation"]
     return float(sum(measured.flops.values())) * pairs / batch

@@ -120,7 +120,7 @@ class BaseTrainer:
 
     def train_step(self) -> float:
         """One update; the loss (mean squared error of the predicted noise)."""
-        random = torch.Generator().manual_seed(self.settings.seed * 1_000_003 + self.step)
+        random = torch.Generator().manual_seed((self.settings.seed * 1_000_003 + self.step) % 2**64)
         size = self.settings.batch_size
         rows = torch.randint(len(self.latents), (size,), generator=random)
         latents = self.latents[rows]

@@ -17,6 +17,7 @@ from mapolab.config.printing import print_tree
 from mapolab.data.records import Source
 from mapolab.diffusion.timesteps import Timesteps
 from mapolab.errors import Interrupted, RunError, UserError
+from mapolab.evaluation.options import check_settings
 from mapolab.evaluation.scorers.registry import check_scorers
 from mapolab.job_record import RECORD
 from mapolab.models.learned_token import check_token, learned_token
@@ -186,6 +187,7 @@ def prepare(config: dict[str, Any]) -> Parts:
             check_captions(config, source, token)
     if draws_itself:
         check_drawing(config, sdxl)
+    check_settings(config["evaluation"], [sdxl], "evaluation.")
     if config["evaluation"].get("after_training"):
         check_scorers(config["evaluation"])
     return Parts(objective, source, sdxl, (note,) if note else ())
@@ -194,7 +196,7 @@ def prepare(config: dict[str, Any]) -> Parts:
 def _fit(config: dict[str, Any], parts: Parts, path: Path, stop: StopRequest, requeue: Requeue | None = None) -> None:
     """Continue from the newest sound checkpoint if there is one, train, write the final weights."""
     settings = config["trainer"]
-    pl.seed_everything(config["seed"], verbose=False)
+    pl.seed_everything(config["seed"] % 2**32, verbose=False)  # more bits than that numpy's old generator has not
     module, datamodule = _build(config, parts, path)
     checkpoints = CheckpointFolder(path / "checkpoints")
     metrics = StepMetrics(None if rank_zero_only.rank else MetricsFile(path / "metrics.csv"), settings["log_every"])
