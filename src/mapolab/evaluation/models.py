@@ -16,6 +16,7 @@ from mapolab.config.suggest import did_you_mean
 from mapolab.errors import UserError
 from mapolab.evaluation.weights_hash import folder_hashes
 from mapolab.models.hub import fetch, is_hub_name
+from mapolab.models.lora_files import check_lora, lora_file
 from mapolab.models.sdxl import SDXL
 from mapolab.paths import BUILTIN, resolve
 
@@ -53,8 +54,11 @@ class EvaluatedModel:
 
     @cached_property
     def sdxl(self) -> SDXL:
-        """Raises UserError if this is no SDXL, before any weight is read."""
-        return SDXL.from_config(self.config["model"], self.config.get("diffusion"))
+        """Raises UserError if this is no SDXL, or its LoRA does not fit it, before any weight of it is read."""
+        sdxl = SDXL.from_config(self.config["model"], self.config.get("diffusion"))
+        if self.weights and is_lora(self.weights):
+            check_lora(self.weights, sdxl)
+        return sdxl
 
     @cached_property
     def fingerprint(self) -> str:
@@ -191,6 +195,8 @@ def _weights(given: dict[str, Any]) -> Path:
             raise UserError(f"{kind}={name} does not exist. Name a folder, a file or a name on the hub.")
         wanted = ["*.json", "*.safetensors"] if kind == "lora" else ["config.json", "*.safetensors", "unet/*"]
         path = fetch(name, given.get("revision"), wanted, given.get("variant"), f"models=[{{{kind}: ...}}]")
+    if kind == "lora":
+        return lora_file(path) if (path / "config.json").is_file() else path  # which would make it a UNet's folder
     if kind == "unet":
         path = path if (path / "config.json").is_file() else path / "unet"
         if not (path / "config.json").is_file():

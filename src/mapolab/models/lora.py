@@ -7,6 +7,7 @@ them.
 
 import contextlib
 import json
+import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -16,13 +17,14 @@ from torch import Tensor, nn
 
 from mapolab.errors import UserError
 from mapolab.models.learned_token import LearnedRow
+from mapolab.models.lora_files import Adapter, Lora
+from mapolab.models.lora_names import KOHYA_TEXT, Layer, kohya_names
 from mapolab.streams import Stream, torch_seed
 
 if TYPE_CHECKING:  # imported where it is used: it takes a second, and most runs have no adapters
     from peft import LoraConfig
 
 ADAPTER = "default"
-LORA_FILE = "pytorch_lora_weights.safetensors"
 
 
 def unet_adapter(lora: dict[str, Any]) -> "LoraConfig":
@@ -79,7 +81,12 @@ def add_adapters(model: nn.Module, config: "LoraConfig", seed: int, number: int)
                 f"The LoRA's targets {config.target_modules} do not fit {type(model).__name__}: "
                 f"{' '.join(str(error).split())} Correct model.lora."
             ) from None
-    for parameter in model.parameters():
+    for name, parameter in model.named_parameters():
+        if "lora_embedding_" in name:
+            raise UserError(
+                f"model.lora: the targets match {name.partition('.lora_')[0]}, a table of embeddings. Give linear "
+                "layers, and learn a new word with model.lora.learned_token."
+            )
         if parameter.requires_grad:
             parameter.data = parameter.data.to(torch.promote_types(parameter.dtype, torch.float32))
 
@@ -120,27 +127,74 @@ def file_metadata(configs: "dict[str, LoraConfig]") -> dict[str, str]:
     return {"format": "pt", "lora_adapter_metadata": json.dumps(settings, sort_keys=True)}
 
 
-def kohya_tensors(
-    weights: dict[str, Tensor], unet_names: dict[str, str], alphas: dict[str, float]
-) -> dict[str, Tensor]:
-    """A diffusers LoRA file's tensors in the kohya layout that ComfyUI and A1111 read.
+def put_adapters(models: dict[str, nn.Module], lora: Lora) -> None:
+    """Add all of a LoRA's file to models without adapters, in the device and precision of the layers they sit on."""
+    from peft import LoraConfig, inject_adapter_in_model
 
-    unet_names: the UNet's modules in the original layout. alphas: of each model's adapters. Raises UserError for DoRA.
+    for (part, name), tensor in lora.parameters.items():
+        models[part].get_parameter(name).data.copy_(tensor)
+    for part, model in models.items():
+        adapters = {layer: adapter for (other, layer), adapter in lora.adapters.items() if other == part}
+        if not adapters:
+            continue
+        config = LoraConfig(
+            target_modules="|".join(re.escape(layer) for layer in adapters),
+            rank_pattern={f"^{re.escape(layer)}": adapter.rank for layer, adapter in adapters.items()},
+            use_dora=any(adapter.magnitude is not None for adapter in adapters.values()),
+            lora_bias=any(adapter.bias is not None for adapter in adapters.values()),
+        )
+        inject_adapter_in_model(config, model, ADAPTER, low_cpu_mem_usage=True)
+        for layer, adapter in adapters.items():
+            _fill(model.get_submodule(layer), adapter)
+        if lost := [name for name, item in model.named_parameters() if item.is_meta]:
+            raise RuntimeError(f"adapters without values: {lost[:3]}")
+
+
+def _fill(layer: Any, adapter: Adapter) -> None:
+    """Give a layer's adapter, which is on the meta device, its values and its scale."""
+    weight = layer.get_base_layer().weight
+
+    def own(tensor: Tensor) -> nn.Parameter:
+        return nn.Parameter(tensor.to(weight.device, weight.dtype, copy=True), requires_grad=False)
+
+    layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight = own(adapter.down), own(adapter.up)
+    if adapter.bias is not None:
+        layer.lora_B[ADAPTER].bias = own(adapter.bias)
+    if adapter.magnitude is not None:
+        layer.lora_magnitude_vector[ADAPTER].weight = own(adapter.magnitude)
+    layer.scaling[ADAPTER], layer.lora_alpha[ADAPTER] = adapter.scale, adapter.scale * adapter.rank
+
+
+def kohya_fault(lora: Lora) -> str | None:
+    """Why these adapters cannot be in the kohya layout, or None."""
+    if any(adapter.magnitude is not None for adapter in lora.adapters.values()):
+        return "it has no settled form for DoRA"
+    nameless = [layer for part, layer in lora.adapters if part != "unet" and not KOHYA_TEXT.fullmatch(layer)]
+    return f"it has no name for the text encoders' {nameless[0]}" if nameless else None
+
+
+def kohya_tensors(lora: Lora, unet_config: dict[str, Any]) -> dict[str, Tensor]:
+    """The kohya layout that ComfyUI and A1111 read; for adapters in which `kohya_fault` finds none.
+
+    diffusers finds the names of a text encoder's queries, keys and values only in a file that has an output projection
+    too; where none was trained, one that adds zeros is there.
     """
+    adapters = lora.adapters | _zero_projections(lora)
+    names = kohya_names(adapters, unet_config)
     found: dict[str, Tensor] = {}
-    for name, tensor in weights.items():
-        if "lora_magnitude_vector" in name:
-            raise UserError(
-                "The kohya layout has no settled form for DoRA. Export formats=[lora] or formats=[pipeline]."
-            )
-        model, _, rest = name.partition(".")
-        layer, _, kind = rest.rpartition(".lora_")
-        if model == "unet":
-            module = "lora_unet_" + unet_names[layer]
-        else:
-            inner = layer if layer.startswith("text_model.") else f"text_model.{layer}"
-            module = {"text_encoder": "lora_te1_", "text_encoder_2": "lora_te2_"}[model] + inner
-        module = module.replace(".", "_")
-        found[f"{module}.lora_{'down' if kind.startswith('A') else 'up'}.weight"] = tensor
-        found[f"{module}.alpha"] = torch.tensor(alphas[model], dtype=tensor.dtype)
+    for place, adapter in adapters.items():
+        found[f"{names[place]}.lora_down.weight"] = adapter.down
+        found[f"{names[place]}.lora_up.weight"] = adapter.up
+        found[f"{names[place]}.alpha"] = torch.tensor(adapter.scale * adapter.rank)
+    return found
+
+
+def _zero_projections(lora: Lora) -> dict[Layer, Adapter]:
+    found = {}
+    for (part, layer), adapter in lora.adapters.items():
+        attention, _, last = layer.rpartition(".")
+        has_projection = any(other == part and name.endswith(".out_proj") for other, name in lora.adapters)
+        if last in ("q_proj", "k_proj", "v_proj") and not has_projection and part not in {one for one, _ in found}:
+            zeros = Adapter(torch.zeros_like(adapter.down), torch.zeros_like(adapter.up), adapter.scale)
+            found[part, f"{attention}.out_proj"] = zeros
     return found

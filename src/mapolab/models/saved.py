@@ -14,7 +14,8 @@ from torch import Tensor
 
 from mapolab.files import open_to_others, write_json
 from mapolab.models.learned_token import TOKEN_FILE, file_key
-from mapolab.models.lora import LORA_FILE, to_file_name
+from mapolab.models.lora import to_file_name
+from mapolab.models.lora_files import LORA_FILE
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 PREFIX = "unet."
