@@ -85,7 +85,7 @@ def _write(
     """
     weights = model.weights
     if "lora" in formats:
-        write_lora(folder, weights, dtype)
+        write_lora(folder, weights, lora, dtype)
     if "kohya" in formats:
         unet_config = empty_models(model.sdxl)["unet"].config
         write_kohya(folder / f"{name}.kohya.safetensors", lora, unet_config, dtype)

@@ -13,9 +13,10 @@ from torch import Tensor
 from mapolab.files import open_to_others, read_json, write_json
 from mapolab.models import original_layout as layout
 from mapolab.models.learned_token import TOKEN_FILE
-from mapolab.models.lora import kohya_tensors
+from mapolab.models.lora import kohya_tensors, to_file_name, zero_projections
 from mapolab.models.lora_files import LORA_FILE, Lora
 from mapolab.models.saved import save_tensors
+from mapolab.models.weights import read_whole
 
 
 def write_pipeline(folder: Path, pipeline: StableDiffusionXLPipeline) -> None:
@@ -30,11 +31,14 @@ def write_unet(folder: Path, pipeline: StableDiffusionXLPipeline) -> None:
     _finish(folder / "unet")
 
 
-def write_lora(folder: Path, weights: Path, dtype: torch.dtype) -> None:
+def write_lora(folder: Path, weights: Path, lora: Lora, dtype: torch.dtype) -> None:
     """The adapters in diffusers' layout: `pipeline.load_lora_weights(folder)`."""
-    with safe_open(weights / LORA_FILE, "pt") as file:
-        metadata = file.metadata()
-    save_tensors(_in(dtype, load_file(weights / LORA_FILE)), folder / LORA_FILE, metadata)
+    saved, metadata = read_whole(weights / LORA_FILE, "The LoRA")
+    tensors = {to_file_name(key): tensor for key, tensor in saved.items()}
+    for (part, layer), zeros in zero_projections(lora).items():
+        if not any(key.startswith(f"{part}.") and ".self_attn." in key for key in tensors):
+            tensors |= {f"{part}.{layer}.lora_A.weight": zeros.down, f"{part}.{layer}.lora_B.weight": zeros.up}
+    save_tensors(_in(dtype, tensors), folder / LORA_FILE, metadata)
 
 
 def write_token(folder: Path, weights: Path, dtype: torch.dtype) -> None:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from mapolab.errors import UserError
 from mapolab.models.learned_token import LearnedRow
 from mapolab.models.lora_files import Adapter, Lora
-from mapolab.models.lora_names import KOHYA_TEXT, Layer, kohya_names
+from mapolab.models.lora_names import INNER, KOHYA_TEXT, PARTS, Layer, kohya_names
 from mapolab.streams import Stream, torch_seed
 
 if TYPE_CHECKING:  # imported where it is used: it takes a second, and most runs have no adapters
@@ -108,10 +108,14 @@ def adapters_off(*models: nn.Module) -> Iterator[None]:
 
 
 def to_file_name(name: str) -> str:
-    """A trained tensor's name in diffusers' LoRA files; name: with the model's own in front, as `unet.`."""
+    """A trained tensor's name in diffusers' LoRA files; name: with the model's own in front, as `unet.`.
+
+    A name in such a file stays as it is, but for DoRA's in text encoders, which earlier versions wrote without
+    `.weight`: transformers' loader does not find them so.
+    """
     name = name.replace(f".{ADAPTER}.weight", ".weight").removesuffix(f".{ADAPTER}")
     if ".lora_magnitude_vector" in name:
-        name = name.removesuffix(".weight")
+        name = name.removesuffix(".weight") + (".weight" if name.startswith("text_encoder") else "")
     if name.startswith("text_encoder.") and not name.startswith("text_encoder.text_model."):
         name = name.replace("text_encoder.", "text_encoder.text_model.", 1)
     return name
@@ -176,10 +180,9 @@ def kohya_fault(lora: Lora) -> str | None:
 def kohya_tensors(lora: Lora, unet_config: dict[str, Any]) -> dict[str, Tensor]:
     """The kohya layout that ComfyUI and A1111 read; for adapters in which `kohya_fault` finds none.
 
-    diffusers finds the names of a text encoder's queries, keys and values only in a file that has an output projection
-    too; where none was trained, one that adds zeros is there.
+    A text encoder's output projection that adds zeros is there where none was trained: see `zero_projections`.
     """
-    adapters = lora.adapters | _zero_projections(lora)
+    adapters = lora.adapters | zero_projections(lora)
     names = kohya_names(adapters, unet_config)
     found: dict[str, Tensor] = {}
     for place, adapter in adapters.items():
@@ -189,12 +192,19 @@ def kohya_tensors(lora: Lora, unet_config: dict[str, Any]) -> dict[str, Tensor]:
     return found
 
 
-def _zero_projections(lora: Lora) -> dict[Layer, Adapter]:
+def zero_projections(lora: Lora) -> dict[Layer, Adapter]:
+    """An adapter that adds zeros, for an output projection of each text encoder that has adapters but none there.
+
+    By that name diffusers' loader tells the layout of a text encoder's keys. Without it, it drops those of kohya's
+    queries, keys and values beside others, or raises; of its own layout it needs any attention layer.
+    """
     found = {}
-    for (part, layer), adapter in lora.adapters.items():
-        attention, _, last = layer.rpartition(".")
-        has_projection = any(other == part and name.endswith(".out_proj") for other, name in lora.adapters)
-        if last in ("q_proj", "k_proj", "v_proj") and not has_projection and part not in {one for one, _ in found}:
-            zeros = Adapter(torch.zeros_like(adapter.down), torch.zeros_like(adapter.up), adapter.scale)
-            found[part, f"{attention}.out_proj"] = zeros
+    for part in PARTS[1:]:
+        mine = {layer: adapter for (other, layer), adapter in lora.adapters.items() if other == part}
+        if not mine or any(layer.endswith(".out_proj") for layer in mine):
+            continue
+        layer, adapter = next(iter(mine.items()))
+        width = len(adapter.up) if layer.endswith(".fc2") else adapter.down.shape[1]
+        down, up = adapter.down.new_zeros(adapter.rank, width), adapter.up.new_zeros(width, adapter.rank)
+        found[part, f"{INNER}encoder.layers.0.self_attn.out_proj"] = Adapter(down, up, adapter.scale)
     return found
