@@ -17,10 +17,12 @@ from mapolab.errors import UserError
 from mapolab.evaluation.evaluate import evaluate
 from mapolab.evaluation.generation import load_pipeline
 from mapolab.evaluation.models import find_models
+from mapolab.models.learned_token import TOKEN_FILE
+from mapolab.models.lora import add_adapters, to_file_name
 from mapolab.models.lora_files import LORA_FILE, lora_files, read_lora
 from mapolab.models.lora_names import PARTS, full_names
-from mapolab.models.pipeline_folder import PipelineFolder
-from mapolab.plan.models import Architecture, meta_text, meta_unet
+from mapolab.models.saved import read_weights
+from mapolab.models.sdxl import SDXL
 
 BLOCK = "down_blocks.1.attentions.0.transformer_blocks.0"
 # By layer in diffusers' names: the name in SDXL's original layout, for a UNet of two levels with one layer each.
@@ -217,11 +219,12 @@ PEFT_SETTINGS = {
     "plain": {},
     "patterns": PATTERNS,
     "rslora": {"use_rslora": True, **PATTERNS},
+    "dropout": {"lora_dropout": 0.5},
     "DoRA": {"use_dora": True, **PATTERNS},
     "a bias of its own": {"lora_bias": True, "target_modules": ["to_out.0", "conv2"]},
     "all biases": {"bias": "all"},
     "its layers' biases": {"bias": "lora_only"},
-    "modules to save": {"modules_to_save": ["conv_in", "time_embedding"], "lora_dropout": 0.5},
+    "modules to save": {"modules_to_save": ["conv_in", "time_embedding"]},
 }
 
 
@@ -330,10 +333,7 @@ def test_a_folder_of_a_lora_may_hold_another_config(base, opened, tmp_path):
 
 def test_names_of_the_real_sdxl():
     """As they stand in published files."""
-    parts = PipelineFolder("builtin:sdxl")
-    configs = {part: parts.config(part) for part in PARTS}
-    first, second = meta_text(Architecture(configs, assumed=False))
-    names = full_names({"unet": meta_unet(configs["unet"]), "text_encoder": first, "text_encoder_2": second})
+    names = full_names(SDXL("builtin:sdxl").empty_models())
     down, mid = "down_blocks.{}.attentions.{}.transformer_blocks.{}.", "mid_block.attentions.0.transformer_blocks.0."
     known = {
         "lora_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q": down.format(1, 0, 0) + "attn1.to_q",
@@ -483,6 +483,35 @@ def test_a_text_encoders_lora_that_fits_both_is_refused(tiny_pipeline_folder, ba
         read_lora(tmp_path / "a.safetensors", models, "the model")
 
 
+@pytest.mark.parametrize(
+    ("rows", "metadata", "said"),
+    [
+        ({"clip_l": (1, 8), "clip_g": (1, 16)}, {}, "does not say which token it holds"),
+        ({"clip_l": (1, 8), "clip_g": (1, 12)}, {"token": "<x>"}, "The learned token <x> does not fit the model"),
+        ({"clip_l": (1, 8), "clip_g": (1, 16)}, {"token": "a</w>"}, "it exists there already"),
+        ({"clip_l": (1, 8)}, {"token": "<x>"}, "has not clip_l and clip_g"),
+        (None, {}, "no sound safetensors file"),
+    ],
+)
+@pytest.mark.parametrize("by_file", [False, True])
+def test_the_learned_token_beside_the_adapters_is_checked_with_them(opened, tmp_path, rows, metadata, said, by_file):
+    save_file(PAIR, tmp_path / LORA_FILE)
+    if rows is None:
+        (tmp_path / TOKEN_FILE).write_bytes(b"x")
+    else:
+        save_file({key: torch.ones(shape) for key, shape in rows.items()}, tmp_path / TOKEN_FILE, metadata)
+    with pytest.raises(UserError, match=said):
+        opened(tmp_path / LORA_FILE if by_file else tmp_path)
+
+
+def test_the_learned_token_comes_with_the_file_too(opened, tmp_path):
+    save_file(PAIR, tmp_path / LORA_FILE)
+    save_file({"clip_l": torch.ones(1, 8), "clip_g": torch.ones(1, 16)}, tmp_path / TOKEN_FILE, {"token": "<x>"})
+    pipeline = opened(tmp_path / LORA_FILE)
+    assert pipeline.tokenizer.convert_tokens_to_ids("<x>") == len(pipeline.tokenizer) - 1
+    assert (pipeline.text_encoder.get_input_embeddings().weight[-1] == 1).all()
+
+
 def test_nothing_is_drawn_before_every_lora_is_known_to_fit(tiny_pipeline_folder, tmp_path):
     save_file({"unet.nowhere.lora_A.weight": torch.ones(2, 2)}, tmp_path / "a.safetensors")
     base = str(tiny_pipeline_folder)
@@ -493,16 +522,31 @@ def test_nothing_is_drawn_before_every_lora_is_known_to_fit(tiny_pipeline_folder
     assert not list(tmp_path.glob("out/**/*.png"))
 
 
+def test_dora_of_text_encoders_that_earlier_versions_wrote(tmp_path):
+    """Without `.weight`, by which transformers' loader finds a magnitude."""
+    layer = "text_encoder.text_model.encoder.layers.0.self_attn.q_proj.lora_magnitude_vector"
+    assert to_file_name(layer) == to_file_name(f"{layer}.default.weight") == f"{layer}.weight"
+    save_file({layer: torch.ones(8)}, tmp_path / LORA_FILE)
+    name = "text_encoder.encoder.layers.0.self_attn.q_proj.lora_magnitude_vector.default.weight"
+    assert read_weights(tmp_path, {"lora_metadata": {}, "names": [name]})[name].sum() == 8
+
+
+def test_a_table_of_embeddings_is_no_target(base):
+    settings = LoraConfig(target_modules=["token_embedding"])
+    with pytest.raises(UserError, match=r"match .*token_embedding, a table of embeddings"):
+        add_adapters(copy.deepcopy(base.text_encoder), settings, 0, 1)
+
+
 def test_the_files_that_decide_what_is_loaded(tmp_path):
     for name in (
         "other.safetensors",
         LORA_FILE,
-        "learned_embeds.safetensors",
+        TOKEN_FILE,
         "adapter_config.json",
         "._x.safetensors",
     ):
         (tmp_path / name).touch()
-    beside = ["adapter_config.json", "learned_embeds.safetensors"]
+    beside = ["adapter_config.json", TOKEN_FILE]
     assert [file.name for file in lora_files(tmp_path)] == [LORA_FILE, *beside]
     assert [file.name for file in lora_files(tmp_path / "other.safetensors")] == ["other.safetensors", *beside]
     (tmp_path / LORA_FILE).unlink()

@@ -16,7 +16,7 @@ from mapolab.export.formats import write_kohya, write_lora, write_pipeline, writ
 from mapolab.files import read_json, write_json, write_text
 from mapolab.models.learned_token import TOKEN_FILE
 from mapolab.models.lora import kohya_fault
-from mapolab.models.lora_files import Lora, empty_models, read_lora
+from mapolab.models.lora_files import Lora, read_lora
 from mapolab.models.precision import DTYPES
 from mapolab.training.folders import FolderWriter
 
@@ -29,7 +29,7 @@ def export(config: dict[str, Any]) -> Path:
     run_config = config_of_finished_run(run)
     weights = final_weights(run)
     model = EvaluatedModel("run", None, run, run_config, weights, run_config)
-    lora = read_lora(weights, empty_models(model.sdxl), model.sdxl.pretrained) if is_lora(weights) else None
+    lora = read_lora(weights, model.sdxl.empty_models(), model.sdxl.pretrained) if is_lora(weights) else None
     formats, left_out = _formats(config["formats"], lora, run)
     _check_unet(formats, run_config["model"].get("lora"), run)
     if target.exists() and any(target.iterdir()):
@@ -87,7 +87,7 @@ def _write(
     if "lora" in formats:
         write_lora(folder, weights, lora, dtype)
     if "kohya" in formats:
-        unet_config = empty_models(model.sdxl)["unet"].config
+        unet_config = model.sdxl.empty_models()["unet"].config
         write_kohya(folder / f"{name}.kohya.safetensors", lora, unet_config, dtype)
     if (weights / TOKEN_FILE).is_file() and set(formats) - {"pipeline"}:
         write_token(folder, weights, dtype)

@@ -12,13 +12,13 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
-from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
 from mapolab.errors import UserError
 from mapolab.models.learned_token import LearnedRow
 from mapolab.models.lora_files import Adapter, Lora
-from mapolab.models.lora_names import INNER, KOHYA_TEXT, PARTS, Layer, kohya_names
+from mapolab.models.lora_names import INNER, KOHYA_TEXT, PARTS, Layer, adaptable, kohya_names
+from mapolab.models.sdxl import empty_unet
 from mapolab.streams import Stream, torch_seed
 
 if TYPE_CHECKING:  # imported where it is used: it takes a second, and most runs have no adapters
@@ -55,9 +55,7 @@ def _adapter(lora: dict[str, Any], targets: list[str] | str) -> "LoraConfig":
 
 def check_targets(lora: dict[str, Any], unet_config: dict[str, Any]) -> None:
     """Raise UserError unless every target names layers of the UNet that can have an adapter. Builds no weights."""
-    with torch.device("meta"):
-        unet = UNet2DConditionModel.from_config(unet_config)
-    layers = [name for name, module in unet.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)]
+    layers = list(adaptable(empty_unet(unet_config)))
     for target in lora["target_modules"]:
         if not any(name == target or name.endswith(f".{target}") for name in layers):
             ends = sorted({name.split(".")[-1] for name in layers if not name.split(".")[-1].isdigit()} | {"to_out.0"})

@@ -13,9 +13,7 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
-from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from mapolab.errors import UserError
 from mapolab.models.learned_token import TOKEN_FILE, check_rows, read_token
@@ -25,9 +23,11 @@ from mapolab.models.lora_names import (
     PARTS,
     Layer,
     adapter_key,
+    adapter_shapes,
     bare_names,
     both_names,
     full_names,
+    trimmed,
 )
 from mapolab.models.lora_settings import LoraSettings, read_settings
 from mapolab.models.sdxl import SDXL
@@ -81,20 +81,9 @@ def lora_files(path: Path) -> list[Path]:
     return [file, *(other for other in (file.parent / PEFT_CONFIG, file.parent / TOKEN_FILE) if other.is_file())]
 
 
-def empty_models(sdxl: SDXL) -> dict[str, nn.Module]:
-    """The parts that can have adapters, on the meta device: shapes and names alone."""
-    config = sdxl.parts.config
-    with torch.device("meta"):
-        return {
-            "unet": UNet2DConditionModel.from_config(config("unet")),
-            "text_encoder": CLIPTextModel(CLIPTextConfig(**config("text_encoder"))),
-            "text_encoder_2": CLIPTextModelWithProjection(CLIPTextConfig(**config("text_encoder_2"))),
-        }
-
-
 def check_lora(path: Path, sdxl: SDXL) -> None:
     """Raise UserError unless all of a LoRA, and the token beside it, fits this model. Reads no weight of the model."""
-    read_lora(path, empty_models(sdxl), sdxl.pretrained)
+    read_lora(path, sdxl.empty_models(), sdxl.pretrained)
     if found := token_beside(path):
         for tokenizer, part, row in zip(sdxl.load_tokenizers(), PARTS[1:], found[1], strict=True):
             check_rows(found[0], row, tokenizer, sdxl.parts.config(part)["hidden_size"])
@@ -250,7 +239,7 @@ class _Reader:
         if fault := self._fault(group, place):
             raise self._misfit(f"{stem} {fault}.")
         rank = len(group["down"])
-        shapes = _shapes(self.models[place[0]].get_submodule(place[1]), rank)
+        shapes = adapter_shapes(self.models[place[0]].get_submodule(place[1]), rank)
         scale = self._scale(stem, group, place[1], rank, settings)
         return Adapter(
             scale=scale, **{kind: group[kind].reshape(shape) for kind, shape in shapes.items() if kind in group}
@@ -264,8 +253,8 @@ class _Reader:
         rank = group["down"].shape[0] if group["down"].ndim else 0
         if rank == 0:
             return "has rank 0"
-        for kind, shape in _shapes(self.models[place[0]].get_submodule(place[1]), rank).items():
-            if kind in group and _trimmed(group[kind].shape) != _trimmed(shape):
+        for kind, shape in adapter_shapes(self.models[place[0]].get_submodule(place[1]), rank).items():
+            if kind in group and trimmed(group[kind].shape) != trimmed(shape):
                 return f"has a {kind} of shape {tuple(group[kind].shape)}, not {shape}"
         return None
 
@@ -297,22 +286,6 @@ class _Reader:
                 raise self._refusal(
                     f"lacks adapters that its settings speak of, those of {_some(lacking)}. Fetch it again."
                 )
-
-
-def _shapes(layer: nn.Linear | nn.Conv2d, rank: int) -> dict[str, tuple[int, ...]]:
-    """The shapes of an adapter's tensors, as PEFT has them."""
-    if isinstance(layer, nn.Linear):
-        out = layer.out_features
-        return {"down": (rank, layer.in_features), "up": (out, rank), "bias": (out,), "magnitude": (out,)}
-    out, down = layer.out_channels, (rank, layer.in_channels, *layer.kernel_size)
-    return {"down": down, "up": (out, rank, 1, 1), "bias": (out,), "magnitude": (1, out, 1, 1)}
-
-
-def _trimmed(shape: tuple[int, ...]) -> tuple[int, ...]:
-    kept = list(shape)
-    while kept and kept[-1] == 1:
-        kept.pop()
-    return tuple(kept)
 
 
 def _some(keys: Iterable[str]) -> str:

@@ -3,7 +3,7 @@
 | writer | of a UNet's layer | of a text encoder's |
 |---|---|---|
 | diffusers | `unet.<diffusers' name>` | `text_encoder.`, `text_encoder_2.` and transformers' name |
-| diffusers before 0.22 | `to_q_lora` of an attention's `processor` for `to_q` | `to_q_lora` for `q_proj` |
+| earlier diffusers | `to_q_lora` of an attention's `processor` for `to_q` | `to_q_lora` for `q_proj` |
 | PEFT | diffusers' name alone | transformers' name alone |
 | kohya | `lora_unet_`, the original or diffusers' name, `_` for `.` | `lora_te1_`, `lora_te2_`, likewise |
 | ComfyUI | `diffusion_model.<the original name>` | `text_encoders.clip_l.transformer.`, `clip_g` |
@@ -129,3 +129,20 @@ def adapter_key(key: str) -> tuple[str, str, str | None] | None:
         if match := pattern.fullmatch(key):
             return match["stem"], kind, match.groupdict().get("name")
     return None
+
+
+def adapter_shapes(layer: nn.Linear | nn.Conv2d, rank: int) -> dict[str, tuple[int, ...]]:
+    """The shapes of an adapter's tensors, as PEFT has them."""
+    if isinstance(layer, nn.Linear):
+        out = layer.out_features
+        return {"down": (rank, layer.in_features), "up": (out, rank), "bias": (out,), "magnitude": (out,)}
+    out, down = layer.out_channels, (rank, layer.in_channels, *layer.kernel_size)
+    return {"down": down, "up": (out, rank, 1, 1), "bias": (out,), "magnitude": (1, out, 1, 1)}
+
+
+def trimmed(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Without ones at the end: a linear layer is a 1x1 convolution."""
+    kept = list(shape)
+    while kept and kept[-1] == 1:
+        kept.pop()
+    return tuple(kept)
