@@ -116,9 +116,30 @@ class RunFolder:
         """Set fields of the manifest."""
         write_json(self.manifest_file, self.manifest() | fields)
 
+    def check_model(self, files: dict[str, str]) -> None:
+        """Raise UserError if the run has begun from another model. files: a hash of each of its parts."""
+        before = self.manifest().get("model_files")
+        begun = self.last_saved_step() or self.manifest().get("status") == "finished"
+        if begun and (changed := changed_parts(before, files)):
+            raise UserError(
+                f"{self.path} holds a run that began from another model: its {', '.join(changed)} has changed since, "
+                "under the same name. Put the files back, or give the new run another output_dir."
+            )
+
     @property
     def finished(self) -> bool:
-        return self.manifest().get("status") == "finished"
+        """Whether the run is at its end, and its weights are there."""
+        return self.manifest().get("status") == "finished" and final_weights(self.path) is not None
+
+
+def final_weights(run: Path) -> Path | None:
+    """The folder of a finished run's weights: `unet/` or `lora/`; None if they are gone."""
+    return next((run / name for name in ("unet", "lora") if any((run / name).glob("*.safetensors"))), None)
+
+
+def changed_parts(before: dict[str, str] | None, files: dict[str, str]) -> list[str]:
+    """The parts of a model whose hashes are not those that a manifest has; none for one of an earlier version."""
+    return [part for part in files if before and before.get(part) != files[part]]
 
 
 def differences(before: Any, now: Any, path: str = "") -> list[str]:

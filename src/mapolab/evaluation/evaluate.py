@@ -36,7 +36,7 @@ def evaluate(config: dict[str, Any]) -> list[Path]:
     everyone = list({model.folder.resolve(): model for model in [*bases.values(), *models]}.values())
     options = options_for(models, config)
     for model in everyone:
-        model.sdxl  # noqa: B018 (says what is no SDXL)
+        model.check()
     prompts = load_prompts(options, output_root / ".cache")
     processes = start_processes(config.get("devices") or "auto")
     scorers = build_scorers(options["scorers"], options["target_style"], processes.device)
@@ -60,7 +60,8 @@ def evaluate(config: dict[str, Any]) -> list[Path]:
 
 def _bases(models: list[EvaluatedModel], output_root: Path) -> dict[Path, EvaluatedModel]:
     """The base of each run, by the run's folder."""
-    return {model.folder.resolve(): base_of(model.run, output_root) for model in models if model.run is not None}
+    runs = [model for model in models if model.run is not None]
+    return {model.folder.resolve(): base_of(model.run, output_root, model.began) for model in runs}
 
 
 class Evaluation:

@@ -52,6 +52,7 @@ def load_pipeline(
     # Bars for every file that is read, and notes on encoders for which a LoRA has no part, say nothing here.
     transformers.utils.logging.disable_progress_bar()
     diffusers.utils.logging.set_verbosity_error()
+    model.check()
     dtype = DTYPES[precision]
     sdxl = replace(model.sdxl, encoder_dtype=precision, vae_dtype=precision)
     text = sdxl.load_text_encoders()
@@ -76,22 +77,7 @@ def load_pipeline(
 
 
 def _load_unet(model: EvaluatedModel, sdxl: SDXL, dtype: torch.dtype) -> UNet2DConditionModel:
-    if model.weights is None or is_lora(model.weights):
-        return sdxl.load_unet(dtype)
-    try:
-        unet = UNet2DConditionModel.from_pretrained(model.weights, dtype=dtype, use_safetensors=True)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise UserError(
-            f"The UNet in {model.weights} cannot be loaded: {_short(error)} It must be in diffusers' layout."
-        ) from None
-    wanted, found = sdxl.parts.config("unet"), unet.config
-    for key in ("cross_attention_dim", "in_channels", "addition_embed_type", "projection_class_embeddings_input_dim"):
-        if found.get(key) != wanted.get(key):
-            raise UserError(
-                f"The UNet in {model.weights} does not fit {sdxl.pretrained}: its {key} is {found.get(key)}, not "
-                f"{wanted.get(key)}. Name the base that it was trained from (pretrained: ...)."
-            )
-    return unet
+    return sdxl.load_unet(dtype) if model.own_unet is None else model.own_unet.load(UNet2DConditionModel, "", dtype)
 
 
 def add_token(pipeline: StableDiffusionXLPipeline, weights: Path) -> None:

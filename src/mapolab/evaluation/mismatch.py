@@ -40,6 +40,7 @@ def mismatch(config: dict[str, Any]) -> Path:
     """
     output_root = Path(config["output_root"])
     model = _run_of(config) if config["run"] else base_of(config, output_root)
+    model.check()
     source_config = model.run or config
     data = source_config["data"]
     cache = Path(data["cache_folder"] or output_root / ".cache")

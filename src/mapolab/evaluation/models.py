@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import glob
+import inspect
 import re
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from diffusers import UNet2DConditionModel
 from omegaconf import OmegaConf
 
 from mapolab import files
 from mapolab.config.suggest import did_you_mean
 from mapolab.errors import UserError
-from mapolab.evaluation.weights_hash import folder_hashes
+from mapolab.evaluation.store import content_key
+from mapolab.hashes import file_hashes
 from mapolab.models.hub import fetch, is_hub_name
-from mapolab.models.lora_files import check_lora, lora_file
+from mapolab.models.learned_token import TOKEN_FILE, learned_token
+from mapolab.models.lora_files import check_lora, lora_file, lora_files
+from mapolab.models.pipeline_folder import PipelineFolder
 from mapolab.models.sdxl import SDXL
 from mapolab.paths import BUILTIN, resolve
+from mapolab.runs import changed_parts, final_weights
 
 SDXL_BASE = "stabilityai/stable-diffusion-xl-base-1.0"
 PUBLISHED = "published:"
@@ -28,7 +34,17 @@ PUBLISHED_MODELS = {
     "diffusion_dpo": {"pretrained": SDXL_BASE, "unet": "mhdang/dpo-sdxl-text2image-v1"},
     "mapo": {"pretrained": SDXL_BASE, "unet": "mapo-t2i/mapo-beta"},
 }
-KEYS = ("name", "pretrained", "unet", "lora", "revision", "variant", "vae", "vae_revision", "single_file_config")
+KEYS = (
+    "name", "pretrained", "unet", "lora", "revision", "variant", "unet_revision", "unet_variant", "lora_revision",
+    "vae", "vae_revision", "single_file_config",
+)  # fmt: skip
+# To be raised where the code draws another picture of the same files and settings.
+DRAWING_VERSION = 2
+# What of a UNet's config must be as in the base's: what goes into it and comes out.
+FITTING = (
+    "cross_attention_dim", "in_channels", "out_channels", "addition_embed_type", "addition_time_embed_dim",
+    "projection_class_embeddings_input_dim", "time_cond_proj_dim",
+)  # fmt: skip
 MODEL_DEFAULTS = {"revision": None, "variant": None, "vae": None, "vae_revision": None}
 
 
@@ -38,7 +54,8 @@ class EvaluatedModel:
 
     folder: where its evaluations go. config: its blocks `model` and `diffusion`, as a run's config has them.
     weights: a folder with a UNet or LoRA in place of the base's, or a LoRA's file; None for the base itself.
-    run: the run's whole config; None for other models.
+    run: the run's whole config; None for other models. variant: of the UNet's files in `weights`. began: a hash of
+    each part of the model that the run started from, as its manifest has them; None where it is not known.
     """
 
     label: str
@@ -47,6 +64,8 @@ class EvaluatedModel:
     config: dict[str, Any]
     weights: Path | None = None
     run: dict[str, Any] | None = None
+    variant: str | None = None
+    began: dict[str, str] | None = None
 
     @property
     def name(self) -> str:
@@ -54,30 +73,55 @@ class EvaluatedModel:
 
     @cached_property
     def sdxl(self) -> SDXL:
-        """Raises UserError if this is no SDXL, or its LoRA does not fit it, before any weight of it is read."""
-        sdxl = SDXL.from_config(self.config["model"], self.config.get("diffusion"))
-        if self.weights and is_lora(self.weights):
-            check_lora(self.weights, sdxl)
-        return sdxl
+        """Raises UserError if this is no SDXL, before any weight is read."""
+        return SDXL.from_config(self.config["model"], self.config.get("diffusion"))
+
+    @property
+    def own_unet(self) -> PipelineFolder | None:
+        """The folder with a UNet in place of the base's, if there is one."""
+        if self.weights is None or is_lora(self.weights):
+            return None
+        return PipelineFolder(str(self.weights), variant=self.variant, key="unet")
 
     @cached_property
     def fingerprint(self) -> str:
-        """Names the weights, wherever they lie, and what else of the config decides a picture."""
-        unet = [] if self.weights and not is_lora(self.weights) else self.sdxl.parts.identity("unet")
-        own = folder_hashes(self.weights) if self.weights else []
-        # The precision that trained it is not the one that it is drawn in.
-        encoders = replace(self.sdxl, encoder_dtype="float32", vae_dtype="float32").encoder_identity
-        return files.short_hash([*unet, *own, encoders, self.sdxl.scheduler_config()])
+        """40 hex characters that name all bytes and settings that are read to draw with it, wherever they lie."""
+        base = self.sdxl.identity(unet=self.own_unet is None)
+        adapters = file_hashes(lora_files(self.weights)) if self.weights and not self.own_unet else []
+        own = self.own_unet.identity("") if self.own_unet else adapters
+        return content_key([DRAWING_VERSION, base, own, self.sdxl.scheduler_config()])
+
+    def check(self) -> None:
+        """Raise UserError for what cannot draw: each part of it must be whole, and what a run started from."""
+        self.sdxl.check_parts(unet=self.own_unet is None)
+        if changed := changed_parts(self.began, self.sdxl.files(unet=self.own_unet is None)):
+            raise UserError(
+                f"{self.name} started from other files than {self.sdxl.pretrained} has now: its {', '.join(changed)} "
+                "has changed since. Put the files back; what they are now is no base of that run."
+            )
+        if self.run and learned_token(self.run["model"].get("lora")) and not (self.weights / TOKEN_FILE).is_file():
+            raise UserError(f"The run in {self.folder} learned a token, but {self.weights / TOKEN_FILE} is gone.")
+        if self.own_unet is not None:
+            self._check_unet()
+        elif self.weights is not None:
+            check_lora(self.weights, self.sdxl)
+
+    def _check_unet(self) -> None:
+        self.own_unet.check(UNet2DConditionModel, "")
+        defaults = inspect.signature(UNet2DConditionModel.__init__).parameters
+        for key in FITTING:
+            configs = self.own_unet.config(""), self.sdxl.parts.config("unet")
+            found, wanted = (config.get(key, defaults[key].default) for config in configs)
+            if found != wanted:
+                raise UserError(
+                    f"The UNet in {self.weights} does not fit {self.sdxl.pretrained}: its {key} is {found}, not "
+                    f"{wanted}. Name the base that it was trained from (pretrained: ...)."
+                )
 
 
 def is_lora(weights: Path) -> bool:
     """Whether these weights are adapters: a LoRA's file or a folder without a model's config."""
     return weights.is_file() or not (weights / "config.json").is_file()
-
-
-def final_weights(run: Path) -> Path | None:
-    """The folder of a finished run's weights: `unet/` or `lora/`; None if it has neither."""
-    return next((run / name for name in ("unet", "lora") if (run / name).is_dir()), None)
 
 
 def config_of_finished_run(run: Path) -> dict[str, Any]:
@@ -91,8 +135,8 @@ def config_of_finished_run(run: Path) -> dict[str, Any]:
         raise UserError(f"The run in {run} is {status}, not finished. Give its `mapolab train` command again first.")
     if final_weights(run) is None:
         raise UserError(
-            f"The run in {run} is finished, but its weights are gone: it has neither a folder unet nor lora. Put it "
-            "back, or remove the run's folder and train it again."
+            f"The run in {run} is finished, but its weights are gone: it has neither a folder unet nor lora with any. "
+            "Put it back, or give its `mapolab train` command again, which goes on from its last checkpoint."
         )
     return OmegaConf.to_container(OmegaConf.load(run / "config.yaml"), resolve=True)
 
@@ -110,9 +154,9 @@ def find_models(named: str | list[Any], output_root: Path) -> list[EvaluatedMode
     return list({model.folder.resolve(): model for model in models}.values())
 
 
-def base_of(run: dict[str, Any], output_root: Path) -> EvaluatedModel:
+def base_of(run: dict[str, Any], output_root: Path, began: dict[str, str] | None = None) -> EvaluatedModel:
     """The model that a run started from."""
-    return _plain("base", run["model"], output_root, run.get("diffusion"))
+    return replace(_plain("base", run["model"], output_root, run.get("diffusion")), began=began)
 
 
 def _models_of(entry: Any, output_root: Path) -> list[EvaluatedModel]:
@@ -143,7 +187,8 @@ def model_of_run(folder: Path) -> EvaluatedModel:
     """Raises UserError unless the run in this folder is finished, with its weights."""
     config = config_of_finished_run(folder)
     manifest = files.read_json(folder / "manifest.json")
-    return EvaluatedModel(manifest["label"], manifest["seed"], folder, config, final_weights(folder), config)
+    weights, began = final_weights(folder), manifest.get("model_files")
+    return EvaluatedModel(manifest["label"], manifest["seed"], folder, config, weights, config, began=began)
 
 
 def _published(name: str, output_root: Path) -> EvaluatedModel:
@@ -160,22 +205,29 @@ def _described(given: dict[str, Any], output_root: Path) -> EvaluatedModel:
         raise UserError(f"A model of models= has no key {unknown[0]}.{hint} The keys: {', '.join(KEYS)}.")
     if given.get("unet") and given.get("lora"):
         raise UserError("A model of models= has both unet and lora. Fuse them elsewhere, or give one.")
-    model = {
-        "pretrained": SDXL_BASE,
-        **{key: value for key, value in given.items() if key not in ("name", "unet", "lora")},
-    }
+    for key in ("unet_revision", "unet_variant", "lora_revision"):
+        if given.get(key) and not given.get(key[:4]):
+            raise UserError(f"A model of models= has {key}, but no {key[:4]} that it is of. Leave it out.")
+    own_keys = ("name", "unet", "lora", "unet_revision", "unet_variant", "lora_revision")
+    model = {"pretrained": SDXL_BASE, **{key: value for key, value in given.items() if key not in own_keys}}
     own = given.get("unet") or given.get("lora")
     label = _label(given.get("name") or own or model["pretrained"])
-    return _plain(label, model, output_root, None, _weights(given) if own else None)
+    variant = given.get("unet_variant", given.get("variant")) if given.get("unet") else None
+    return _plain(label, model, output_root, None, _weights(given, variant) if own else None, variant)
 
 
 def _plain(
-    label: str, model: dict[str, Any], output_root: Path, diffusion: dict | None, weights: Path | None = None
+    label: str,
+    model: dict[str, Any],
+    output_root: Path,
+    diffusion: dict | None,
+    weights: Path | None = None,
+    variant: str | None = None,
 ) -> EvaluatedModel:
     config = {"model": MODEL_DEFAULTS | model, "diffusion": diffusion or {}}
-    unplaced = EvaluatedModel(label, None, Path(), config, weights)
-    folder = output_root / "models" / f"{re.sub(r'[^A-Za-z0-9_.-]', '-', label)}-{unplaced.fingerprint}"
-    return EvaluatedModel(label, None, folder, config, weights)
+    model = EvaluatedModel(label, None, Path(), config, weights, variant=variant)
+    folder = output_root / "models" / f"{re.sub(r'[^A-Za-z0-9_.-]', '-', label)}-{model.fingerprint[:12]}"
+    return replace(model, folder=folder)
 
 
 def _label(name: str) -> str:
@@ -185,7 +237,7 @@ def _label(name: str) -> str:
     return "-".join(last.removesuffix(".safetensors").split())
 
 
-def _weights(given: dict[str, Any]) -> Path:
+def _weights(given: dict[str, Any], variant: str | None) -> Path:
     """The folder of the UNet or LoRA, fetched if it was not, or the LoRA's file."""
     kind = "unet" if given.get("unet") else "lora"
     name = given[kind]
@@ -193,8 +245,9 @@ def _weights(given: dict[str, Any]) -> Path:
     if not path.exists():
         if not is_hub_name(name):
             raise UserError(f"{kind}={name} does not exist. Name a folder, a file or a name on the hub.")
-        wanted = ["*.json", "*.safetensors"] if kind == "lora" else ["config.json", "*.safetensors", "unet/*"]
-        path = fetch(name, given.get("revision"), wanted, given.get("variant"), f"models=[{{{kind}: ...}}]")
+        wanted = ["*.json", "*.safetensors"] + (["unet/*.json", "unet/*.safetensors"] if kind == "unet" else [])
+        revision = given.get(f"{kind}_revision", given.get("revision"))
+        path = fetch(name, revision, wanted, variant, f"models=[{{{kind}: ...}}]")
     if kind == "lora":
         return lora_file(path) if (path / "config.json").is_file() else path  # which would make it a UNet's folder
     if kind == "unet":

@@ -12,18 +12,26 @@ from mapolab.models.learned_token import KEYS, TOKEN_FILE, learned_token
 
 LICENSES = {"stabilityai/stable-diffusion-xl-base-1.0": "openrail++", "builtin:tiny_twin": "apache-2.0"}
 USE = {
-    "pipeline": 'StableDiffusionXLPipeline.from_pretrained("<this folder>")',
-    "unet": 'UNet2DConditionModel.from_pretrained("<this folder>", subfolder="unet")',
+    # With a dtype, since without one diffusers leaves the text encoders in the file's and has the UNet in float32.
+    "pipeline": 'StableDiffusionXLPipeline.from_pretrained("<this folder>", dtype=torch.{dtype})',
+    "unet": 'UNet2DConditionModel.from_pretrained("<this folder>", subfolder="unet", dtype=torch.{dtype})',
     "lora": 'pipeline.load_lora_weights("<this folder>")',
     "kohya": "the file ending in .kohya.safetensors goes into the LoRA folder of ComfyUI or A1111",
-    "single_file": 'StableDiffusionXLPipeline.from_single_file("<the file>"), or the checkpoint folder of a UI',
+    "single_file": 'StableDiffusionXLPipeline.from_single_file("<the file>", dtype=torch.{dtype}), or the checkpoint '
+    "folder of a UI",
 }
 
 
 def model_card(
-    run: Path, config: dict[str, Any], manifest: dict[str, Any], formats: list[str], license_name: str | None
+    run: Path,
+    config: dict[str, Any],
+    manifest: dict[str, Any],
+    formats: list[str],
+    license_name: str | None,
+    dtype: str,
 ) -> str:
-    """README.md of an export, with the front matter that the hub reads. license_name: None: that of a known base."""
+    """README.md of an export in `dtype`, with the front matter that the hub reads. license_name: None: that of a known
+    base."""
     model, data, trainer = config["model"], config["data"], config["trainer"]
     base = model["pretrained"]
     known = license_name or LICENSES.get(base)
@@ -38,7 +46,7 @@ def model_card(
         f"# {config['name']}: {manifest['label']}",
         f"A Stable Diffusion XL aligned with {learned_from} by mapolab {manifest['versions']['mapolab']}.",
         "## Use",
-        *(f"- {name}: {USE[name]}" for name in formats),
+        *(f"- {name}: {USE[name].format(dtype=dtype)}" for name in formats),
         *token_use(config, formats),
         "## How it was made",
         _table(

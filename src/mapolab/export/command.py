@@ -10,14 +10,16 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalToken
 
 from mapolab.errors import UserError
 from mapolab.evaluation.generation import add_token, load_pipeline
-from mapolab.evaluation.models import EvaluatedModel, config_of_finished_run, final_weights, is_lora
+from mapolab.evaluation.models import EvaluatedModel, is_lora, model_of_run
 from mapolab.export.card import model_card, token_use
 from mapolab.export.formats import write_kohya, write_lora, write_pipeline, write_single_file, write_token, write_unet
 from mapolab.files import read_json, write_json, write_text
 from mapolab.models.learned_token import TOKEN_FILE
 from mapolab.models.lora import kohya_fault
 from mapolab.models.lora_files import Lora, read_lora
+from mapolab.models.parts import MODELS
 from mapolab.models.precision import DTYPES
+from mapolab.models.weights import is_finite
 from mapolab.training.folders import FolderWriter
 
 NEEDS_LORA = ("lora", "kohya")
@@ -26,12 +28,14 @@ NEEDS_LORA = ("lora", "kohya")
 def export(config: dict[str, Any]) -> Path:
     """Write the folder `to`. Raises UserError where the run has not what a format needs, or the upload is refused."""
     run, target = Path(config["run"]), Path(config["to"])
-    run_config = config_of_finished_run(run)
-    weights = final_weights(run)
-    model = EvaluatedModel("run", None, run, run_config, weights, run_config)
-    lora = read_lora(weights, model.sdxl.empty_models(), model.sdxl.pretrained) if is_lora(weights) else None
+    model = model_of_run(run)
+    model.check()
+    run_config, sdxl = model.run, model.sdxl
+    lora = read_lora(model.weights, sdxl.empty_models(), sdxl.pretrained) if is_lora(model.weights) else None
     formats, left_out = _formats(config["formats"], lora, run)
     _check_unet(formats, run_config["model"].get("lora"), run)
+    if "single_file" in formats:
+        _check_widths(model)
     if target.exists() and any(target.iterdir()):
         raise UserError(f"{target} exists and is not empty. Remove it, or give another folder as to=...")
     with FolderWriter(target) as folder:
@@ -39,7 +43,8 @@ def export(config: dict[str, Any]) -> Path:
         manifest = read_json(run / "manifest.json")
         write_json(folder / "run_manifest.json", manifest)
         write_text(folder / "run_config.yaml", yaml.safe_dump(run_config, sort_keys=False, allow_unicode=True))
-        write_text(folder / "README.md", model_card(run, run_config, manifest, formats, config["license"]))
+        card = model_card(run, run_config, manifest, formats, config["license"], config["dtype"])
+        write_text(folder / "README.md", card)
     told = [f"Exported {', '.join(formats)} to {target}", *left_out, *token_use(run_config, formats)]
     print("\n".join(told), flush=True)
     if config["push"]:
@@ -76,6 +81,15 @@ def _check_unet(formats: list[str], lora: dict[str, Any] | None, run: Path) -> N
         )
 
 
+def _check_widths(model: EvaluatedModel) -> None:
+    first, second = (model.sdxl.parts.config(part)["hidden_size"] for part in ("text_encoder", "text_encoder_2"))
+    if first == second:
+        raise UserError(
+            f"formats=single_file cannot hold this model: both text encoders of {model.sdxl.pretrained} are {first} "
+            "wide, and diffusers tells the two in a single file apart by their widths. Use formats=[pipeline]."
+        )
+
+
 def _write(
     folder: Path, formats: list[str], model: EvaluatedModel, lora: Lora | None, dtype: torch.dtype, name: str
 ) -> None:
@@ -98,6 +112,10 @@ def _write(
         pipeline.fuse_lora()
         pipeline.unload_lora_weights()
     pipeline.to(dtype=dtype)
+    for part in MODELS:
+        for tensor_name, tensor in getattr(pipeline, part).state_dict().items():
+            if not is_finite(tensor):
+                raise UserError(f"{tensor_name} of the {part} overflows in {dtype}. Export with dtype=float32.")
     if "single_file" in formats:
         write_single_file(folder / f"{name}.safetensors", pipeline, name)
     if "pipeline" in formats:

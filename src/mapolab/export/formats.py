@@ -66,16 +66,11 @@ def write_kohya(path: Path, lora: Lora, unet_config: Any, dtype: torch.dtype) ->
 
 def write_single_file(path: Path, pipeline: StableDiffusionXLPipeline, title: str) -> None:
     """All weights in the original key layout: `StableDiffusionXLPipeline.from_single_file(path)`, and the usual UIs."""
-    unet, vae = pipeline.unet.state_dict(), pipeline.vae.state_dict()
-    first, second = pipeline.text_encoder.state_dict(), pipeline.text_encoder_2.state_dict()
-    names = layout.unet_names(pipeline.unet.config, unet)
-    levels = len(pipeline.vae.config.block_out_channels)
-    tensors = {
-        **_under(layout.UNET, {names[name]: tensor for name, tensor in unet.items()}),
-        **_under(layout.VAE, layout.vae_tensors(vae, levels)),
-        **_under(layout.TEXT_1, layout.first_text_tensors(first)),
-        **_under(layout.TEXT_2, layout.second_text_tensors(second)),
-    }
+    tensors = {}
+    for part in layout.PREFIXES:
+        model = getattr(pipeline, part)
+        weights = model.state_dict()
+        tensors |= layout.to_original(weights, layout.slots(part, model.config, weights))
     scheduler = pipeline.scheduler.config
     velocity = scheduler.prediction_type == "v_prediction"
     # Empty tensors by which the UIs know how the model predicts.
@@ -100,10 +95,6 @@ def _finish(folder: Path) -> None:
         config = read_json(file)
         if config.pop("_name_or_path", None) is not None:
             write_json(file, config)
-
-
-def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {prefix + name: tensor for name, tensor in tensors.items()}
 
 
 def _in(dtype: torch.dtype, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

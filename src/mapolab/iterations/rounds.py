@@ -60,7 +60,8 @@ class Round:
         if phase == "draw":
             return ResultFolder(self.path / "pairs", "pairs").is_finished()
         if phase == "train":
-            return RunFolder(self.path / "run").finished
+            # Its weights may go once the model is exported.
+            return RunFolder(self.path / "run").finished or self.is_done("export")
         return (self.model / "model_index.json" if phase == "export" else self.path / "evaluation.json").is_file()
 
     def sweep(self) -> None:

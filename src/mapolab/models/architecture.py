@@ -28,22 +28,30 @@ def check_architecture(name: str, parts: Parts) -> None:
             f"The model {name} has a UNet with {unet.get('in_channels')} input channels (4 are latents; more "
             "are for inpainting or editing). Give a text-to-image SDXL."
         )
-    first, second = parts.config("text_encoder"), parts.config("text_encoder_2")
-    width = first["hidden_size"] + second["hidden_size"]
-    pooled = second["projection_dim"] + 6 * (unet.get("addition_time_embed_dim") or 0)
-    if unet.get("addition_embed_type") != "text_time" or unet["cross_attention_dim"] != width:
+    first, second = (_number(name, parts, part, "hidden_size") for part in ("text_encoder", "text_encoder_2"))
+    projection = _number(name, parts, "text_encoder_2", "projection_dim")
+    attended = _number(name, parts, "unet", "cross_attention_dim")
+    if unet.get("addition_embed_type") != "text_time" or attended != first + second:
         raise UserError(
-            f"The model {name} does not fit together: its UNet attends to prompt embeddings of width "
-            f"{unet['cross_attention_dim']}, its text encoders give {first['hidden_size']} + {second['hidden_size']}. "
-            "Give a whole SDXL pipeline, with the text encoders that its UNet was trained with."
+            f"The model {name} does not fit together: its UNet attends to prompt embeddings of width {attended}, its "
+            f"text encoders give {first} + {second}. Give a whole SDXL pipeline, with the text encoders that its UNet "
+            "was trained with."
         )
-    if unet["projection_class_embeddings_input_dim"] != pooled:
+    wanted = _number(name, parts, "unet", "projection_class_embeddings_input_dim")
+    if wanted != (pooled := projection + 6 * (unet.get("addition_time_embed_dim") or 0)):
         raise UserError(
             f"The model {name} does not fit together: its UNet wants "
-            f"{unet['projection_class_embeddings_input_dim']} numbers of pooled prompt and micro-conditioning, its "
+            f"{wanted} numbers of pooled prompt and micro-conditioning, its "
             f"second text encoder and six time ids give {pooled}. Give a whole SDXL base pipeline (the refiner is "
             "none)."
         )
+
+
+def _number(name: str, parts: Parts, part: str, key: str) -> int:
+    value = parts.config(part).get(key)
+    if type(value) is not int:
+        raise UserError(f"The config of {part} of {name} has {key}={value}, where SDXL has a number. Fetch it again.")
+    return value
 
 
 def scheduler_settings(config: dict[str, Any], prediction_type: str, zero_terminal_snr: Any) -> dict[str, Any]:

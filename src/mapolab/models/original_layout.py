@@ -1,4 +1,4 @@
-"""The names of SDXL's tensors in the original single-file layout, beside diffusers' names.
+"""SDXL's tensors in the original single-file layout, beside diffusers' names: written and read by one mapping.
 
 The layout is that of Stability's generative-models: the UNet's blocks are counted through as `input_blocks`,
 `middle_block` and `output_blocks`, the VAE's decoder from the output backwards, and the second text encoder is
@@ -6,14 +6,33 @@ open_clip's.
 """
 
 import re
+from collections import defaultdict
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-UNET, VAE = "model.diffusion_model.", "first_stage_model."
-TEXT_1, TEXT_2 = "conditioner.embedders.0.transformer.", "conditioner.embedders.1.model."
+from mapolab.models.weights import Place
+
+PREFIXES = {
+    "unet": "model.diffusion_model.",
+    "vae": "first_stage_model.",
+    "text_encoder": "conditioner.embedders.0.transformer.",
+    "text_encoder_2": "conditioner.embedders.1.model.",
+}
+UNET = PREFIXES["unet"]
+# What checkpoints hold beside the four parts, and no pipeline reads: averages, the losses of the VAE's training, tables
+# that follow from the noise schedule, counted positions, CLIP's temperature, the projection of the first text encoder.
+# The empty tensors say how the model predicts, which `single_file` reads.
+NEEDLESS = re.compile(
+    r"model_ema\..*|first_stage_model\.(loss|model_ema)\..*|cond_stage_model\..*|embedding_manager\..*"
+    r"|denoiser\.sigmas|(alphas_cumprod|sqrt_|log_one_minus_|posterior_)\w*|betas|logvar|lvlb_weights|scale_factor"
+    r"|conditioner\.embedders\.[01]\.((transformer|model)\.)*(text_model\.embeddings\.position_ids|logit_scale)"
+    r"|conditioner\.embedders\.0\.(transformer\.)?text_projection(\.weight)?"
+    r"|v_pred|ztsnr|edm_\w+"
+)
 
 UNET_ENDS = {
     "time_embedding.linear_1": "time_embed.0",
@@ -49,6 +68,12 @@ OPEN_CLIP = {
     "mlp.fc1": "mlp.c_fc",
     "mlp.fc2": "mlp.c_proj",
     "self_attn.out_proj": "attn.out_proj",
+}
+OPEN_CLIP_ENDS = {
+    "final_layer_norm.weight": "ln_final.weight",
+    "final_layer_norm.bias": "ln_final.bias",
+    "embeddings.token_embedding.weight": "token_embedding.weight",
+    "embeddings.position_embedding.weight": "positional_embedding",
 }
 
 
@@ -101,14 +126,70 @@ def _renamed_unet(name: str, blocks: dict[str, str]) -> str:
     return blocks[block] + rest
 
 
-def vae_tensors(weights: dict[str, Tensor], levels: int) -> dict[str, Tensor]:
-    """A VAE's weights under their original names; its attention's matrices become 1x1 convolutions."""
-    found = {}
-    for name, tensor in weights.items():
-        renamed = _renamed_vae(name, levels)
-        attention = ".mid.attn_1." in renamed and ".norm." not in renamed and renamed.endswith("weight")
-        found[renamed] = tensor[:, :, None, None] if attention else tensor
-    return found
+@dataclass(frozen=True)
+class Slot:
+    """Where a tensor of the model is in the file.
+
+    form: "linear" for a matrix that the file may have as a 1x1 convolution, and is written so; "turned" for one that it
+    has transposed; third: which third of the file's tensor it is, None for all of it.
+    """
+
+    key: str
+    form: str | None = None
+    third: int | None = None
+
+
+def slots(part: str, config: dict[str, Any], names: Iterable[str]) -> dict[str, Slot]:
+    """The slot of each of a part's tensors, whose `names` are diffusers'. config: the part's."""
+    if part == "unet":
+        found = {name: Slot(key) for name, key in unet_names(config, names).items()}
+    elif part == "vae":
+        found = {name: _vae_slot(name, len(config["block_out_channels"])) for name in names}
+    elif part == "text_encoder":  # transformers' names, in the layout with an inner `text_model`
+        found = {name: Slot(f"text_model.{name.removeprefix('text_model.')}") for name in names}
+    else:
+        found = {name: _open_clip_slot(name.removeprefix("text_model.")) for name in names}
+    return {name: Slot(PREFIXES[part] + slot.key, slot.form, slot.third) for name, slot in found.items()}
+
+
+def to_original(weights: dict[str, Tensor], where: dict[str, Slot]) -> dict[str, Tensor]:
+    """A part's tensors by their names in the file."""
+    found: dict[str, list[Tensor]] = defaultdict(list)
+    for name in sorted(weights, key=lambda name: where[name].third or 0):
+        tensor, form = weights[name], where[name].form
+        formed = tensor[:, :, None, None] if form == "linear" else tensor.T if form == "turned" else tensor
+        found[where[name].key].append(formed)
+    return {key: torch.cat(tensors) if len(tensors) > 1 else tensors[0] for key, tensors in found.items()}
+
+
+def original_place(where: dict[str, Slot]) -> Place:
+    """The way back."""
+    names: dict[str, list[str]] = defaultdict(list)
+    for name, slot in where.items():
+        names[slot.key].append(name)
+
+    def place(key: str, tensor: Tensor) -> list[tuple[str, Tensor]] | None:
+        if key not in names:
+            return [] if NEEDLESS.fullmatch(key) else None
+        return [(name, _formed(tensor, where[name])) for name in names[key]]
+
+    return place
+
+
+def _formed(tensor: Tensor, slot: Slot) -> Tensor:
+    if slot.form == "linear":
+        return tensor.flatten(1) if tensor.shape[2:] == (1, 1) else tensor
+    if slot.third is not None:
+        size = tensor.shape[0] // 3
+        # All of what is no three thirds, so that its shape is refused.
+        return tensor[slot.third * size : (slot.third + 1) * size] if tensor.shape[0] == 3 * size else tensor
+    return tensor.T if slot.form == "turned" and tensor.ndim == 2 else tensor
+
+
+def _vae_slot(name: str, levels: int) -> Slot:
+    key = _renamed_vae(name, levels)
+    is_matrix = ".mid.attn_1." in key and ".norm." not in key and key.endswith("weight")
+    return Slot(key, "linear" if is_matrix else None)
 
 
 def _renamed_vae(name: str, levels: int) -> str:
@@ -128,38 +209,13 @@ def _renamed_vae(name: str, levels: int) -> str:
     return name
 
 
-def first_text_tensors(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The first text encoder, which keeps transformers' names, in the layout with an inner `text_model`."""
-    return {
-        name if name.startswith("text_model.") else f"text_model.{name}": tensor for name, tensor in weights.items()
-    }
-
-
-def second_text_tensors(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The second text encoder under open_clip's names; queries, keys and values become one matrix."""
-    found: dict[str, Tensor] = {}
-    for name, tensor in weights.items():
-        name = name.removeprefix("text_model.")
-        if layer := re.fullmatch(r"encoder\.layers\.(\d+)\.(.+)\.(weight|bias)", name):
-            number, inner, kind = layer.groups()
-            if inner.endswith(("q_proj", "k_proj", "v_proj")):
-                continue
-            found[f"transformer.resblocks.{number}.{OPEN_CLIP[inner]}.{kind}"] = tensor
-        elif name.startswith("final_layer_norm."):
-            found[name.replace("final_layer_norm", "ln_final")] = tensor
-        elif name == "text_projection.weight":
-            found["text_projection"] = tensor.T
-        elif name.startswith("embeddings.token_embedding"):
-            found["token_embedding.weight"] = tensor
-        elif name.startswith("embeddings.position_embedding"):
-            found["positional_embedding"] = tensor
-    return found | _joined_attention(weights)
-
-
-def _joined_attention(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    found = {}
-    for name in weights:
-        if layer := re.search(r"encoder\.layers\.(\d+)\.self_attn\.q_proj\.(weight|bias)", name):
-            parts = [weights[name.replace("q_proj", part)] for part in ("q_proj", "k_proj", "v_proj")]
-            found[f"transformer.resblocks.{layer[1]}.attn.in_proj_{layer[2]}"] = torch.cat(parts)
-    return found
+def _open_clip_slot(name: str) -> Slot:
+    """Queries, keys and values are one tensor there."""
+    if layer := re.fullmatch(r"encoder\.layers\.(\d+)\.(.+)\.(weight|bias)", name):
+        number, inner, kind = layer.groups()
+        if inner in (attention := ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")):
+            return Slot(f"transformer.resblocks.{number}.attn.in_proj_{kind}", third=attention.index(inner))
+        return Slot(f"transformer.resblocks.{number}.{OPEN_CLIP[inner]}.{kind}")
+    if name == "text_projection.weight":
+        return Slot("text_projection", "turned")
+    return Slot(OPEN_CLIP_ENDS[name])

@@ -1,20 +1,21 @@
 """A pipeline in diffusers' layout, in a folder or on the hub, read part by part."""
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from diffusers import ModelMixin
+from torch import nn
+from transformers import CLIPTokenizer
 
 from mapolab.errors import UserError
-from mapolab.files import read_json, sha256
+from mapolab.hashes import file_hashes
 from mapolab.models.hub import fetch, is_hub_name
-from mapolab.models.weights import fill
+from mapolab.models.parts import TOKENIZERS, build, load_tokenizer, own_place, tokenizer_files
+from mapolab.models.weights import WeightFiles, check, fill, find_weights, read_settings
 from mapolab.paths import resolve
 
-Loaded = TypeVar("Loaded")
+Model = TypeVar("Model", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,8 @@ class PipelineFolder:
     """Nothing is fetched or loaded before it is asked for.
 
     name: a folder, a name on the hub, or `builtin:<name>`. key: the config key that names it, for the messages.
-    All methods raise UserError if a part is missing or cannot be fetched.
+    Parts are named as in the folder, "" for one that holds a single model. All methods raise UserError if a part is
+    missing, is not whole, or cannot be fetched.
     """
 
     name: str
@@ -33,46 +35,51 @@ class PipelineFolder:
     def index(self) -> dict[str, Any]:
         """model_index.json; empty if the folder has none."""
         file = self._folder("model_index.json") / "model_index.json"
-        return read_json(file) if file.is_file() else {}
+        return read_settings(file) if file.is_file() else {}
 
     def config(self, part: str) -> dict[str, Any]:
-        """The config of a part, "" for a folder that holds one model alone."""
+        """The config of a part."""
+        return read_settings(self.config_file(part))
+
+    def config_file(self, part: str) -> Path:
+        """Where the config of a part is."""
         name = "scheduler_config.json" if part == "scheduler" else "config.json"
         file = self._folder(f"{part}/{name}".lstrip("/")) / part / name
         if not file.is_file():
+            self.part_folder(part)  # says that all of it is missing
             raise UserError(f"{self.key}={self.name} has no {part or 'model'} ({name} is missing).")
-        return read_json(file)
+        return file
 
-    def part(self, loader: type[Loaded], part: str, **settings: Any) -> Loaded:
-        """`loader.from_pretrained` of a part's folder."""
-        folder = self.part_folder(part)
+    def tokenizer(self, part: str) -> CLIPTokenizer:
+        return load_tokenizer(tokenizer_files(self.part_folder(part)))
+
+    def check(self, kind: type[nn.Module], part: str) -> None:
+        """Raise UserError unless `load` can load the part."""
+        model = build(kind, self.config(part), self._called(part))
+        check(model, self._weights(part), own_place(model))
+
+    def load(self, kind: type[Model], part: str, dtype: torch.dtype) -> Model:
+        """A part in `dtype`, whatever the precision on disk; never holds two copies."""
+        model = build(kind, self.config(part), self._called(part))
+        return fill(model, self._weights(part), dtype, own_place(model))
+
+    def identity(self, part: str) -> list[str]:
+        """`name:sha256` of every file that is read of a part, and of no other."""
+        if part in TOKENIZERS:
+            return file_hashes(tokenizer_files(self.part_folder(part)))
+        weights = self._weights(part)
+        read = [self.config_file(part), *weights.files, *([weights.index] if weights.index else [])]
+        return file_hashes(sorted(read))
+
+    def _weights(self, part: str) -> WeightFiles:
+        stem = "model" if part.startswith("text_encoder") else "diffusion_pytorch_model"
         try:
-            return loader.from_pretrained(folder, **settings)
-        except (OSError, ValueError) as error:
-            raise UserError(
-                f"The {part or 'vae'} of {self.name} cannot be loaded: {' '.join(str(error).split())} Check the "
-                "folder, model.variant and that the weights are safetensors."
-            ) from None
+            return find_weights(self.part_folder(part), stem, self.variant)
+        except UserError as error:
+            raise UserError(f"The {self._called(part)} cannot be loaded: {error}") from None
 
-    def weights(self, loader: type[Loaded], part: str, dtype: torch.dtype) -> Loaded:
-        """A part with safetensors weights of this variant, in `dtype`."""
-        return self.part(loader, part, dtype=dtype, variant=self.variant, use_safetensors=True)
-
-    def streamed(self, loader: type[ModelMixin], part: str, dtype: torch.dtype) -> ModelMixin:
-        """As `weights`, for a diffusers model without buffers; never holds two copies."""
-        folder = self.part_folder(part)
-        variant = re.escape(f".{self.variant}") if self.variant else ""
-        pattern = re.compile(rf"diffusion_pytorch_model{variant}(-\d+-of-\d+)?\.safetensors")
-        files = sorted(file for file in folder.iterdir() if pattern.fullmatch(file.name))
-        if not files:
-            variant = f" in the variant {self.variant}" if self.variant else ""
-            raise UserError(
-                f"The {part} of {self.name} cannot be loaded: it has no safetensors weights{variant}. Check the folder "
-                "and model.variant."
-            )
-        with torch.device("meta"):
-            model = loader.from_config(self.config(part))
-        return fill(model, files, dtype).eval()
+    def _called(self, part: str) -> str:
+        return f"{part or 'model'} of {self.name}"
 
     def part_folder(self, part: str) -> Path:
         """Where a part's files are, fetched if they were not."""
@@ -80,14 +87,6 @@ class PipelineFolder:
         if not folder.is_dir():
             raise UserError(f"{self.key}={self.name} has no folder {part}; it is not a whole SDXL pipeline.")
         return folder
-
-    def identity(self, part: str) -> list[str]:
-        """The content of one part: the hub's commit, or the hash of every file."""
-        folder = self._folder(part)
-        if folder.parent.name == "snapshots":  # .../models--owner--name/snapshots/<commit>, as the hub's cache has it
-            return [folder.parent.parent.name, folder.name, part, self.variant or ""]
-        files = sorted(file for file in (folder / part).glob("*") if file.suffix in (".safetensors", ".json", ".txt"))
-        return [f"{file.name}:{sha256(file)}" for file in files]
 
     def _folder(self, part: str) -> Path:
         """The folder that holds `part`: the pipeline's own, or the hub's snapshot of it with that part fetched."""

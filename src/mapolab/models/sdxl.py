@@ -13,8 +13,10 @@ from diffusers import AutoencoderKL, DDPMScheduler, EulerDiscreteScheduler, UNet
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
+from mapolab.errors import UserError
 from mapolab.files import short_hash
 from mapolab.models.architecture import check_architecture, scheduler_settings
+from mapolab.models.parts import MODELS
 from mapolab.models.pipeline_folder import PipelineFolder
 from mapolab.models.precision import DTYPES
 from mapolab.models.single_file import SingleFile
@@ -62,12 +64,46 @@ class SDXL:
 
     def check(self) -> None:
         """Raise UserError unless this is an SDXL whose parts fit each other and the settings. Reads configs only."""
+        if self.variant and isinstance(self.parts, SingleFile):
+            raise UserError(
+                f"variant={self.variant} names files in a folder, but {self.pretrained} is one file. Leave it out."
+            )
         check_architecture(self.pretrained, self.parts)
         self.scheduler_config()
 
+    def check_parts(self, unet: bool = True) -> None:
+        """Raise UserError unless every part can be loaded, whole. Reads the weights the first time only.
+
+        unet: False where another one takes its place.
+        """
+        for part, kind in MODELS.items():
+            if part == "vae":
+                self._vae_folder.check(kind, self._vae_part)
+            elif unet or part != "unet":
+                self.parts.check(kind, part)
+        self._check_tokenizers()
+
+    def _check_tokenizers(self) -> None:
+        lengths = []
+        for tokenizer, encoder in zip(self.load_tokenizers(), ("text_encoder", "text_encoder_2"), strict=True):
+            config = CLIPTextConfig(**self.parts.config(encoder))
+            length, words = tokenizer.model_max_length, max(tokenizer.get_vocab().values()) + 1
+            if length > config.max_position_embeddings or words > config.vocab_size:
+                raise UserError(
+                    f"A tokenizer of {self.pretrained} does not fit its {encoder}: prompts of {length} tokens out of "
+                    f"{words}, where that takes {config.max_position_embeddings} out of {config.vocab_size}. Check its "
+                    "files, tokenizer_config.json with model_max_length among them."
+                )
+            lengths.append(length)
+        if lengths[0] != lengths[1]:
+            raise UserError(
+                f"The tokenizers of {self.pretrained} make prompts of {lengths[0]} and of {lengths[1]} tokens, which "
+                "SDXL puts side by side. Correct model_max_length in their tokenizer_config.json."
+            )
+
     def load_unet(self, dtype: torch.dtype = torch.float32) -> UNet2DConditionModel:
         """The UNet in `dtype`, whatever the precision on disk."""
-        return self.parts.streamed(UNet2DConditionModel, "unet", dtype)
+        return self.parts.load(UNet2DConditionModel, "unet", dtype)
 
     def scheduler_config(self) -> dict[str, Any]:
         """The scheduler's config with what the settings decide."""
@@ -85,13 +121,13 @@ class SDXL:
 
     def load_vae(self) -> AutoencoderKL:
         """The VAE in `vae_dtype`, frozen."""
-        return _frozen(self._vae_folder.weights(AutoencoderKL, self._vae_part, self.dtype_of_vae))
+        return _frozen(self._vae_folder.load(AutoencoderKL, self._vae_part, self.dtype_of_vae))
 
     def load_text_encoders(self) -> TextEncoders:
         """Both text encoders in `encoder_dtype`, frozen, and their tokenizers."""
         dtype = DTYPES[self.encoder_dtype]
-        first = self.parts.weights(CLIPTextModel, "text_encoder", dtype)
-        second = self.parts.weights(CLIPTextModelWithProjection, "text_encoder_2", dtype)
+        first = self.parts.load(CLIPTextModel, "text_encoder", dtype)
+        second = self.parts.load(CLIPTextModelWithProjection, "text_encoder_2", dtype)
         return TextEncoders(self.load_tokenizers(), (_frozen(first), _frozen(second)))
 
     def empty_models(self) -> dict[str, nn.Module]:
@@ -101,17 +137,31 @@ class SDXL:
         return {"unet": empty_unet(self.parts.config("unet")), "text_encoder": text[0], "text_encoder_2": text[1]}
 
     def load_tokenizers(self) -> tuple[CLIPTokenizer, CLIPTokenizer]:
-        return self.parts.part(CLIPTokenizer, "tokenizer"), self.parts.part(CLIPTokenizer, "tokenizer_2")
+        return self.parts.tokenizer("tokenizer"), self.parts.tokenizer("tokenizer_2")
 
     @property
     def empty_prompt_is_zero(self) -> bool:
         """Whether the pipeline takes zeros for the embeddings of no prompt, as SDXL base does."""
         return bool(self.parts.index().get("force_zeros_for_empty_prompt", True))
 
+    def identity_of(self, part: str) -> list[str]:
+        """All that is read of a part: `name:sha256` of each file, or a hash of what a single file has of it."""
+        return self._vae_folder.identity(self._vae_part) if part == "vae" else self.parts.identity(part)
+
+    def identity(self, unet: bool = True) -> dict[str, Any]:
+        """All that is read of the model but the scheduler, by part. unet: False where another one takes its place."""
+        files = {part: self.identity_of(part) for part in ("unet", "vae", *TEXT_PARTS) if unet or part != "unet"}
+        return files | {"empty_prompt_is_zero": self.empty_prompt_is_zero}
+
+    def files(self, unet: bool = True) -> dict[str, str]:
+        """A hash of all that is read of each part, the scheduler among them, for a run's manifest."""
+        read = self.identity(unet) | {"scheduler": self.parts.config("scheduler")}
+        return {part: short_hash(content) for part, content in read.items()}
+
     @cached_property
     def encoder_identity(self) -> str:
         """Names the weights of VAE and text encoders and their precision, so that what they encoded is found again."""
-        identities = [self._vae_folder.identity(self._vae_part), *(self.parts.identity(part) for part in TEXT_PARTS)]
+        identities = [self.identity_of(part) for part in ("vae", *TEXT_PARTS)]
         dtypes = [str(self.dtype_of_vae), self.encoder_dtype]
         halves = dtypes if dtypes != ["torch.float32", "float32"] else []
         return short_hash([*identities, *halves])

@@ -11,22 +11,24 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from diffusers import AutoencoderKL, EulerDiscreteScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
+from torch import nn
+from transformers import CLIPTokenizer
 
 from mapolab.errors import UserError
-from mapolab.models.original_layout import TEXT_1, TEXT_2, UNET, VAE, unet_names
+from mapolab.hashes import file_hashes, remembered
+from mapolab.models.original_layout import NEEDLESS, PREFIXES, original_place, slots
+from mapolab.models.parts import build
 from mapolab.models.pipeline_folder import PipelineFolder
-from mapolab.models.weights import fill
+from mapolab.models.weights import Place, WeightFiles, check, fill, opened, tensors
 
-Loaded = TypeVar("Loaded")
-PREFIXES = {"vae": VAE, "text_encoder": TEXT_1, "text_encoder_2": TEXT_2}
+Model = TypeVar("Model", bound=nn.Module)
 
 
 @dataclass(frozen=True)
 class SingleFile:
     """name: the file's path. configs: the pipeline that lends what the file has not.
 
-    All methods raise UserError for a file that cannot be read or is another model.
+    All methods raise UserError for a file that cannot be read, is not whole, or is another model.
     """
 
     name: str
@@ -49,87 +51,88 @@ class SingleFile:
             return config | ({"rescale_betas_zero_snr": True} if "ztsnr" in self.header else {})
         return config if config.get("prediction_type") == "v_prediction" else config | {"prediction_type": None}
 
-    def part(self, loader: type[Loaded], part: str, **settings: Any) -> Loaded:
-        """Tokenizers, lent."""
-        return self.configs.part(loader, part, **settings)
+    def tokenizer(self, part: str) -> CLIPTokenizer:
+        """Lent."""
+        return self.configs.tokenizer(part)
 
-    def streamed(self, loader: type[UNet2DConditionModel], part: str, dtype: torch.dtype) -> UNet2DConditionModel:
-        """The UNet in `dtype`."""
-        config = self.configs.config(part)
-        with torch.device("meta"):
-            model = loader.from_config(config)
-        names = {name: UNET + original for name, original in unet_names(config, model.state_dict()).items()}
-        return fill(model, [self.path], dtype, names).eval()
+    def check(self, kind: type[nn.Module], part: str) -> None:
+        """Raise UserError unless `load` can load the part."""
+        model, place = self._empty(kind, part)
+        check(model, self._weights(part), place)
 
-    def weights(self, loader: type[Loaded], part: str, dtype: torch.dtype) -> Loaded:
-        """The VAE or a text encoder in `dtype`, by diffusers' own conversion."""
-        configs = str(self._config_folder(part))
-        try:
-            if loader is AutoencoderKL:
-                return loader.from_single_file(str(self.path), config=configs, subfolder="vae", dtype=dtype)
-            other = "text_encoder_2" if part == "text_encoder" else "text_encoder"
-            absent = dict.fromkeys(("unet", "vae", "tokenizer", "tokenizer_2", other))
-            pipeline = StableDiffusionXLPipeline.from_single_file(
-                str(self.path), config=configs, scheduler=EulerDiscreteScheduler(), dtype=dtype, **absent
-            )
-        except (OSError, ValueError, KeyError, RuntimeError) as error:
-            raise UserError(
-                f"The {part} in {self.name} cannot be loaded: {' '.join(str(error).split())[:500]} Check that "
-                "model.single_file_config names a pipeline of the same architecture."
-            ) from None
-        return getattr(pipeline, part)
+    def load(self, kind: type[Model], part: str, dtype: torch.dtype) -> Model:
+        """A part in `dtype`, whatever the precision on disk; never holds two copies."""
+        model, place = self._empty(kind, part)
+        return fill(model, self._weights(part), dtype, place)
 
     def identity(self, part: str) -> list[str]:
-        """The hash of a part's tensors, or the lending pipeline's identity of what it lends."""
-        prefix = PREFIXES.get(part)
-        if prefix is None:
+        """The hash of a part's tensors, and `name:sha256` of the files that are lent to it."""
+        if part not in PREFIXES:
             return self.configs.identity(part)
-        digest = hashlib.sha256()
-        start = 8 + self._header_size
-        with open(self.path, "rb") as file:
-            for name, about in sorted(self.header.items()):
-                if name.startswith(prefix):
-                    begin, end = about["data_offsets"]
-                    file.seek(start + begin)
-                    digest.update(f"{name} {about['dtype']} {about['shape']}".encode() + file.read(end - begin))
-        return [part, digest.hexdigest()]
+        self.index()
+        digest = remembered(self.path, f"sha256 of {part}", lambda _: _digest(self._weights(part)))
+        return [f"{part}:{digest}", *file_hashes([self.configs.config_file(part)])]
 
     @property
     def path(self) -> Path:
         return Path(self.name).expanduser()
 
     @cached_property
-    def header(self) -> dict[str, Any]:
-        """name -> dtype, shape and place of each tensor."""
+    def header(self) -> frozenset[str]:
+        """The names of all tensors in the file."""
+        with opened(self.path) as content:
+            return frozenset(content.keys())
+
+    @cached_property
+    def metadata(self) -> dict[str, str]:
+        """What the file says beside its tensors; empty if it says nothing."""
+        with opened(self.path) as content:
+            return content.metadata() or {}
+
+    def _empty(self, kind: type[Model], part: str) -> tuple[Model, Place]:
+        self.index()
+        config = self.configs.config(part)
+        model = build(kind, config, f"{part} of {self.configs.name}")
         try:
-            with open(self.path, "rb") as file:
-                size = int.from_bytes(file.read(8), "little")
-                return json.loads(file.read(size)) if size < 100 << 20 else {}
-        except (OSError, ValueError):
-            return {}
+            return model, original_place(slots(part, config, model.state_dict()))
+        except (KeyError, StopIteration):
+            raise UserError(
+                f"The config of {part} of {self.configs.name} is of another architecture than SDXL's, which single "
+                "files have no names for. Give another model.single_file_config."
+            ) from None
 
-    @property
-    def _header_size(self) -> int:
-        with open(self.path, "rb") as file:
-            return int.from_bytes(file.read(8), "little")
-
-    def _config_folder(self, part: str) -> Path:
-        """The lending pipeline's folder, with the configs that diffusers reads."""
-        self.configs.index()
-        self.configs.config(part)
-        return self.configs.part_folder(part).parent
+    def _weights(self, part: str) -> WeightFiles:
+        return WeightFiles((self.path,), prefix=PREFIXES[part])
 
 
-def _fault(header: dict[str, Any]) -> str | None:
+def _digest(weights: WeightFiles) -> str:
+    """SHA-256 of the tensors of a part: names, formats, shapes and numbers, in whatever order the file has them."""
+    found = {}
+    for name, tensor in tensors(weights):
+        if not NEEDLESS.fullmatch(name):
+            numbers = hashlib.sha256(tensor.contiguous().flatten().view(torch.uint8).numpy()).hexdigest()
+            found[name] = [str(tensor.dtype), list(tensor.shape), numbers]
+    return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
+
+
+def _fault(header: frozenset[str]) -> str | None:
     """Why a file with these tensors is no SDXL checkpoint; None if it is one."""
-    has = {prefix: any(name.startswith(prefix) for name in header) for prefix in (UNET, VAE, TEXT_1, TEXT_2)}
-    if not header:
-        return "is no sound safetensors file"
-    if any(name.startswith("cond_stage_model.") for name in header):
-        return "is a Stable Diffusion 1 or 2 checkpoint (it has one text encoder, under cond_stage_model)"
-    if has[UNET] and any(name.startswith("conditioner.embedders.0.model.") for name in header):
-        return "is the SDXL refiner (its only text encoder is the larger one)"
+    has = {prefix: any(name.startswith(prefix) for name in header) for prefix in PREFIXES.values()}
     if not all(has.values()):
+        if any(name.startswith("cond_stage_model.") for name in header):
+            return "is a Stable Diffusion 1 or 2 checkpoint (it has one text encoder, under cond_stage_model)"
+        if has[PREFIXES["unet"]] and any(name.startswith("conditioner.embedders.0.model.") for name in header):
+            return "is the SDXL refiner (its only text encoder is the larger one)"
+        if any(name.startswith(("down_blocks.", "unet.down_blocks.")) for name in header):
+            return (
+                "holds a UNet in diffusers' layout, which is given as a folder with its config.json: models=[{unet: "
+                "<folder>}]"
+            )
         lacking = next(prefix for prefix, there in has.items() if not there)
         return f"has no tensors under {lacking}, so it is no whole SDXL checkpoint in the original key layout"
+    known = tuple(PREFIXES.values())
+    strange = sorted(name for name in header if not name.startswith(known) and not NEEDLESS.fullmatch(name))
+    if strange:
+        others = f" and {len(strange) - 1} other tensors" if len(strange) > 1 else ""
+        return f"holds {strange[0]}{others}, which no part of SDXL reads, so it is another kind of model"
     return None

@@ -42,7 +42,7 @@ class Studio:
                 f"{len(self.models)}: {', '.join(model.name for model in self.models)}."
             )
         for model in self.models:
-            model.sdxl  # noqa: B018 (says what is no SDXL)
+            model.check()
         given = config | {"prompts": config["prompts"] or "given", "scorers": []}
         self.options = options_for(self.models, given)
 

@@ -10,6 +10,7 @@ from mapolab.errors import UserError
 from mapolab.evaluation.options import DRAWN_BY
 from mapolab.files import read_json
 from mapolab.report.runs import Method, Run, flatten, group_runs
+from mapolab.runs import final_weights
 
 
 def collect(
@@ -78,6 +79,8 @@ def _check_finished(folder: Path, status: str) -> None:
             f"The run in {folder} is {status}, not finished. Give its `mapolab train` command again and then "
             f"`mapolab evaluate models={folder}`, or leave it out by naming the other runs: runs=[...]."
         )
+    if (folder / "config.yaml").is_file() and final_weights(folder) is None:
+        print(f"The weights of {folder} are gone: what is compared are scores of when they were there.", flush=True)
 
 
 def _evaluations(folder: Path) -> dict[str, Path]:

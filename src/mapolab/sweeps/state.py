@@ -16,7 +16,7 @@ from mapolab.sweeps.folder import Job
 
 RECENT = 20  # rows of metrics.csv that the figures are taken from
 # Of a run's manifest, as a sweep names it.
-STATES = {"finished": "finished", "preempted": "preempted", "interrupted": "stopped", "failed": "failed"}
+STATES = {"preempted": "preempted", "interrupted": "stopped", "failed": "failed"}
 
 
 @dataclass(frozen=True)
@@ -67,12 +67,12 @@ def job_state(job: Job, record: dict[str, Any]) -> JobState:
 
 def _state(folder: RunFolder, manifest: dict[str, Any], record: dict[str, Any]) -> str:
     status = manifest.get("status")
-    if status == "finished":
+    if folder.finished:
         return "finished"
     if folder.is_locked():
         return "running"
-    if status == "running":
-        return "failed"  # killed without a word, or its node was lost
+    if status in ("running", "finished"):
+        return "failed"  # killed without a word, or its node was lost; or its weights are gone
     if status in STATES:
         return STATES[status]
     if folder.requeues():
@@ -84,7 +84,9 @@ def _note(state: str, manifest: dict[str, Any], record: dict[str, Any], requeues
     parts = []
     if restarts := manifest.get("restarts"):
         parts.append(f"{restarts} restarts" + (f", {requeues} by requeue" if requeues else ""))
-    if state == "failed":
+    if state == "failed" and manifest.get("status") == "finished":
+        parts.append("finished, but its weights are gone")
+    elif state == "failed":
         parts.append(manifest.get("failure") or record.get("message") or "ended without a word")
     return "; ".join(parts)
 

@@ -21,6 +21,7 @@ def prepare_cache(config: dict[str, Any]) -> Path:
     """
     source = open_data(config, objectives.build(**config["objective"]))
     sdxl = SDXL.from_config(config["model"], config["diffusion"])
+    sdxl.check_parts(unet=False)
     spec = cache_spec(config, source, sdxl)
     folder = cache_folder(config) / spec.key
     with quiet_libraries(), StopRequest().listening():

@@ -24,6 +24,7 @@ from mapolab.models.lora import check_targets
 from mapolab.models.reference import MovingCopy
 from mapolab.models.saved import folder_name, write_weights
 from mapolab.models.sdxl import SDXL
+from mapolab.paths import resolve
 from mapolab.runs import RunFolder, label, timestamp
 from mapolab.training.base_module import BaseModule
 from mapolab.training.build import build_module, reference_kind
@@ -64,10 +65,24 @@ def train(config: dict[str, Any], stop: StopRequest | None = None, requeue: Requ
     with folder.locked():
         folder.check(config)
         if folder.finished:
+            _check_base(config, folder)
             print(f"The run in {folder.path} is finished.")
         else:
+            if folder.manifest().get("status") == "finished":
+                print(
+                    f"The run in {folder.path} was finished, but its weights are gone: it has neither a folder unet "
+                    f"nor lora with any. It goes on from step {folder.last_saved_step()}.",
+                    flush=True,
+                )
             _train_as_owner(config, folder, stop, requeue)
     return folder.path
+
+
+def _check_base(config: dict[str, Any], folder: RunFolder) -> None:
+    """Refuse a finished run that began from another model, where the config's lies on this machine."""
+    model = config["model"]
+    if Path(resolve(model["pretrained"])).exists():
+        folder.check_model(SDXL.from_config(model, config["diffusion"]).files())
 
 
 def _train_as_helper(config: dict[str, Any], folder: RunFolder, stop: StopRequest) -> None:
@@ -89,8 +104,11 @@ def _train_as_owner(config: dict[str, Any], folder: RunFolder, stop: StopRequest
     parts = prepare(config)
     if parts.objective.needs_reference and config["trainer"]["progress"] != "off":
         print(f"Reference: {reference_kind(config).replace('_', ' ')}", flush=True)
+    files = parts.sdxl.files()
+    folder.check_model(files)
     folder.claim(config)
     folder.update(
+        model_files=files,
         data_fingerprint=parts.source.fingerprint,
         broken_files=[asdict(item) for item in parts.source.broken_files],
         notes=[*parts.notes, *_notes(config, parts)],
@@ -159,6 +177,7 @@ def prepare(config: dict[str, Any]) -> Parts:
     source = open_prompts(config) if draws_itself else open_data(config, objective)
     note = check_held_out(config, source)
     sdxl = SDXL.from_config(config["model"], config["diffusion"])
+    sdxl.check_parts()
     Timesteps.from_config(config["diffusion"], sdxl.load_scheduler().config.num_train_timesteps)
     if lora := config["model"]["lora"]:
         check_targets(lora, sdxl.parts.config("unet"))
