@@ -17,8 +17,9 @@ from mapolab.errors import UserError
 from mapolab.evaluation.evaluate import evaluate
 from mapolab.evaluation.generation import load_pipeline
 from mapolab.evaluation.models import find_models
+from mapolab.export.formats import write_kohya
 from mapolab.models.learned_token import TOKEN_FILE
-from mapolab.models.lora import add_adapters, to_file_name
+from mapolab.models.lora import add_adapters, put_adapters, to_file_name
 from mapolab.models.lora_files import LORA_FILE, lora_files, read_lora
 from mapolab.models.lora_names import PARTS, full_names
 from mapolab.models.saved import read_weights
@@ -313,6 +314,16 @@ def test_other_precisions(base, opened, tmp_path, dtype):
     save_file(tensors, tmp_path / "a.safetensors")
     exact = {place: (down.float(), up.float(), alpha) for place, (down, up, alpha) in layers.items()}
     check(opened(tmp_path / "a.safetensors"), by_hand(base, exact), base, set(PARTS))
+
+
+def test_numbers_that_half_precision_cannot_hold(base, tmp_path):
+    save_file(PAIR | {f"{QUERY}.lora_A.weight": torch.full((2, 16), 1e6)}, tmp_path / "a.safetensors")
+    models = {part: copy.deepcopy(getattr(base, part)).half() for part in PARTS}
+    lora = read_lora(tmp_path / "a.safetensors", models, "the model")
+    with pytest.raises(UserError, match=r"overflow in torch.float16"):
+        put_adapters(models, lora)
+    with pytest.raises(UserError, match=r"overflows in torch.float16. Export with dtype=float32"):
+        write_kohya(tmp_path / "b.safetensors", lora, base.unet.config, torch.float16)
 
 
 def test_a_linear_layer_is_a_convolution_of_one_pixel(base, opened, tmp_path):

@@ -10,6 +10,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
+from mapolab.errors import UserError
 from mapolab.files import open_to_others, read_json, write_json
 from mapolab.models import original_layout as layout
 from mapolab.models.learned_token import TOKEN_FILE
@@ -98,4 +99,7 @@ def _finish(folder: Path) -> None:
 
 
 def _in(dtype: torch.dtype, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.to(dtype) for name, tensor in tensors.items()}
+    found = {name: tensor.to(dtype) for name, tensor in tensors.items()}
+    if lost := [name for name, tensor in found.items() if not tensor.isfinite().all()]:
+        raise UserError(f"{lost[0]} overflows in {dtype}. Export with dtype=float32.")
+    return found

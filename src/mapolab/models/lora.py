@@ -130,7 +130,10 @@ def file_metadata(configs: "dict[str, LoraConfig]") -> dict[str, str]:
 
 
 def put_adapters(models: dict[str, nn.Module], lora: Lora) -> None:
-    """Add all of a LoRA's file to models without adapters, in the device and precision of the layers they sit on."""
+    """Add all of a LoRA's file to models without adapters, in the device and precision of the layers they sit on.
+
+    Raises UserError for numbers that this precision cannot hold.
+    """
     from peft import LoraConfig, inject_adapter_in_model
 
     for (part, name), tensor in lora.parameters.items():
@@ -157,7 +160,10 @@ def _fill(layer: Any, adapter: Adapter) -> None:
     weight = layer.get_base_layer().weight
 
     def own(tensor: Tensor) -> nn.Parameter:
-        return nn.Parameter(tensor.to(weight.device, weight.dtype, copy=True), requires_grad=False)
+        cast = tensor.to(weight.device, weight.dtype, copy=True)
+        if not cast.isfinite().all():
+            raise UserError(f"The LoRA's numbers overflow in {weight.dtype}. Draw with precision=float32.")
+        return nn.Parameter(cast, requires_grad=False)
 
     layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight = own(adapter.down), own(adapter.up)
     if adapter.bias is not None:
