@@ -124,6 +124,58 @@ def test_adapters(lora_run, pipeline_folder, tmp_path, kind):
     assert not torch.equal(before, of_run(lora_run))
 
 
+def adapters_run(module_config: dict[str, Any], folder: Path, **lora: Any) -> Path:
+    config = copy.deepcopy(module_config) | {"output_dir": str(folder)}
+    config["model"]["lora"] = LORA | lora
+    config["data"]["cache"] = False
+    config["optimizer"]["lr"] = 1e-2
+    config["trainer"]["max_steps"] = 2
+    return train(config)
+
+
+def with_lora(base: str, file: Path) -> StableDiffusionXLPipeline:
+    """By diffusers' own loader."""
+    pipeline = StableDiffusionXLPipeline.from_pretrained(base)
+    pipeline.load_lora_weights(file)
+    return pipeline
+
+
+@pytest.mark.parametrize("targets", [["q_proj"], ["v_proj", "fc1"], ["fc2"]])
+def test_text_adapters_without_an_output_projection(module_config, pipeline_folder, tmp_path, targets):
+    """By its name diffusers tells the layout of a text encoder's adapters."""
+    run = adapters_run(module_config, tmp_path / "run", text_encoder_target_modules=targets)
+    folder = exported(run, tmp_path / "fox")
+    kohya = folder / "fox.kohya.safetensors"
+    given = {"pretrained": pipeline_folder, "lora": str(kohya)}
+    (ours,) = find_models([given], tmp_path)
+    expected = of_run(run)
+    for pipeline in (load_pipeline(ours), with_lora(pipeline_folder, kohya), with_lora(pipeline_folder, folder)):
+        assert torch.equal(draw(pipeline), expected)
+    without = {key: tensor for key, tensor in load_file(kohya).items() if "lora_te" not in key}
+    save_file(without, tmp_path / "unet.safetensors")
+    assert not torch.equal(draw(with_lora(pipeline_folder, tmp_path / "unet.safetensors")), expected)
+
+
+def test_dora_is_exported_without_kohya(module_config, pipeline_folder, tmp_path, capsys):
+    run = adapters_run(module_config, tmp_path / "run", dora=True)
+    folder = exported(run, tmp_path / "fox")
+    assert {file.name for file in folder.glob("*.safetensors")} == {"pytorch_lora_weights.safetensors"}
+    told = "kohya is left out: it has no settled form for DoRA; formats=[single_file] holds the merged weights"
+    assert told in capsys.readouterr().out
+    assert torch.equal(draw(with_lora(pipeline_folder, folder)), of_run(run))
+    with pytest.raises(UserError, match=r"formats=kohya cannot hold the LoRA of .*DoRA. Use formats=\[lora\]"):
+        exported(run, tmp_path / "other", "formats=[kohya]")
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_layer_that_kohya_has_no_name_for(module_config, tmp_path, capsys):
+    targets = {"text_encoder_target_modules": ["q_proj", "text_projection"]}
+    run = adapters_run(module_config, tmp_path / "run", **targets)
+    folder = exported(run, tmp_path / "fox")
+    assert "no name for the text encoders' text_projection" in capsys.readouterr().out
+    assert not list(folder.glob("*.kohya.safetensors"))
+
+
 def test_merged_adapters(lora_run, tmp_path):
     """Up to a rounding of the merged weights, which may tip a pixel by one level."""
     pipeline = StableDiffusionXLPipeline.from_pretrained(exported(lora_run, tmp_path / "out", "formats=[pipeline]"))

@@ -19,7 +19,8 @@ from mapolab.evaluation.generation import load_pipeline
 from mapolab.evaluation.models import EvaluatedModel, find_models
 from mapolab.export.command import export
 from mapolab.models.learned_token import KEYS, TOKEN_FILE, learned_rows
-from mapolab.models.lora import LORA_FILE, adapters_off
+from mapolab.models.lora import adapters_off
+from mapolab.models.lora_files import LORA_FILE
 from mapolab.models.prompts import encode_prompts
 from mapolab.models.sdxl import SDXL
 from mapolab.models.trained import load_trained

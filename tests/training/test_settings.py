@@ -14,7 +14,7 @@ from diffusers import StableDiffusionXLPipeline
 from safetensors.torch import load_file
 
 from mapolab.errors import Interrupted, UserError
-from mapolab.models.lora import LORA_FILE
+from mapolab.models.lora_files import LORA_FILE
 from mapolab.models.sdxl import SDXL
 from mapolab.models.trained import load_trained
 from mapolab.training.metrics import MetricsFile, StepMetrics

@@ -14,11 +14,13 @@ import transformers
 from diffusers import StableDiffusionXLPipeline, UNet2DConditionModel
 
 from mapolab.diffusion.samplers import sampling_timesteps
-from mapolab.errors import RunError, UserError
+from mapolab.errors import RunError
 from mapolab.evaluation.models import EvaluatedModel, is_lora
 from mapolab.evaluation.store import DRAWING, Store, content_key
-from mapolab.models.learned_token import TOKEN_FILE, put_token, read_token
-from mapolab.models.lora import LORA_FILE
+from mapolab.models.learned_token import put_token
+from mapolab.models.lora import put_adapters
+from mapolab.models.lora_files import read_lora, token_beside
+from mapolab.models.lora_names import PARTS
 from mapolab.models.precision import DTYPES
 from mapolab.models.sdxl import SDXL
 from mapolab.streams import Stream, generator
@@ -56,7 +58,8 @@ def load_pipeline(
     if model.weights is not None and is_lora(model.weights):
         if with_token:
             add_token(pipeline, model.weights)
-        _add_lora(pipeline, model)
+        models = {part: getattr(pipeline, part) for part in PARTS}
+        put_adapters(models, read_lora(model.weights, models, model.sdxl.pretrained))
     return pipeline
 
 
@@ -66,32 +69,13 @@ def _load_unet(model: EvaluatedModel, sdxl: SDXL, dtype: torch.dtype) -> UNet2DC
 
 def add_token(pipeline: StableDiffusionXLPipeline, weights: Path) -> None:
     """Put the token that was learned with these adapters into the vocabulary, if one was."""
-    if not (weights / TOKEN_FILE).is_file():
+    if not (found := token_beside(weights)):
         return
-    token, rows = read_token(weights / TOKEN_FILE)
+    token, rows = found
     encoders = (pipeline.tokenizer, pipeline.text_encoder), (pipeline.tokenizer_2, pipeline.text_encoder_2)
     for (tokenizer, encoder), row in zip(encoders, rows, strict=True):
         put_token(tokenizer, encoder, token, row)
 
-
-def _add_lora(pipeline: StableDiffusionXLPipeline, model: EvaluatedModel) -> None:
-    path = model.weights
-    folder, name = (path.parent, path.name) if path.is_file() else (path, _lora_name(path))
-    try:
-        pipeline.load_lora_weights(folder, weight_name=name)
-    except Exception as error:  # whatever peft, safetensors or diffusers raise for a file that does not fit
-        raise UserError(f"The LoRA {path} does not fit {model.sdxl.pretrained}: {_short(error)}") from None
-
-
-def _lora_name(folder: Path) -> str:
-    names = sorted(file.name for file in folder.glob("*.safetensors") if file.name != TOKEN_FILE)
-    if LORA_FILE in names or len(names) == 1:
-        return LORA_FILE if LORA_FILE in names else names[0]
-    raise UserError(f"{folder} holds {len(names)} .safetensors files. Name the LoRA's own file: lora: <file>.")
-
-
-def _short(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]
 
 
 def picture_keys(model: EvaluatedModel, drawings: list[tuple[str, int, int]], settings: dict[str, Any]) -> list[str]:

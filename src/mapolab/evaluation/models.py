@@ -19,6 +19,7 @@ from mapolab.evaluation.store import content_key
 from mapolab.hashes import file_hashes
 from mapolab.models.hub import fetch, is_hub_name
 from mapolab.models.learned_token import TOKEN_FILE, learned_token
+from mapolab.models.lora_files import check_lora, lora_file, lora_files
 from mapolab.models.pipeline_folder import PipelineFolder
 from mapolab.models.sdxl import SDXL
 from mapolab.paths import BUILTIN, find_paths, resolve
@@ -87,8 +88,8 @@ class EvaluatedModel:
         read = self.sdxl.identity(unet=self.own_unet is None)
         if self.own_unet:
             read["unet"] = self.own_unet.identity("")
-        lora = file_hashes(lora_files(None if self.own_unet else self.weights))
-        return content_key([DRAWING_VERSION, read, lora, self.sdxl.scheduler_config()])
+        adapters = file_hashes(lora_files(self.weights)) if self.weights and not self.own_unet else []
+        return content_key([DRAWING_VERSION, read, adapters, self.sdxl.scheduler_config()])
 
     def check(self) -> None:
         """Raise UserError for what cannot draw: each part of it must be whole, and what a run started from."""
@@ -102,6 +103,8 @@ class EvaluatedModel:
             raise UserError(f"The run in {self.folder} learned a token, but {self.weights / TOKEN_FILE} is gone.")
         if self.own_unet is not None:
             self._check_unet()
+        elif self.weights is not None:
+            check_lora(self.weights, self.sdxl)
 
     def _check_unet(self) -> None:
         self.own_unet.check(UNet2DConditionModel, "")
@@ -119,15 +122,6 @@ class EvaluatedModel:
 def is_lora(weights: Path) -> bool:
     """Whether these weights are adapters: a LoRA's file or a folder without a model's config."""
     return weights.is_file() or not (weights / "config.json").is_file()
-
-
-def lora_files(weights: Path | None) -> list[Path]:
-    """What is read of these adapters: their file, a learned token's beside it, PEFT's settings where they are apart."""
-    if weights is None:
-        return []
-    own = [weights] if weights.is_file() else sorted(weights.glob("*.safetensors"))
-    settings = (weights.parent if weights.is_file() else weights) / "adapter_config.json"
-    return [*own, *([settings] if settings.is_file() else [])]
 
 
 def config_of_finished_run(run: Path) -> dict[str, Any]:
@@ -249,6 +243,8 @@ def _weights(given: dict[str, Any], variant: str | None) -> Path:
         wanted = ["*.json", "*.safetensors"] + (["unet/*.json", "unet/*.safetensors"] if kind == "unet" else [])
         revision = given.get(f"{kind}_revision", given.get("revision"))
         path = fetch(name, revision, wanted, variant, f"models=[{{{kind}: ...}}]")
+    if kind == "lora":
+        return lora_file(path) if (path / "config.json").is_file() else path  # which would make it a UNet's folder
     if kind == "unet":
         path = path if (path / "config.json").is_file() else path / "unet"
         if not (path / "config.json").is_file():

@@ -1,6 +1,5 @@
 """`mapolab export`: a finished run's model in the wanted formats, with a model card; uploaded if asked to."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +7,6 @@ import torch
 import yaml
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
-from safetensors import safe_open
 
 from mapolab.errors import UserError
 from mapolab.evaluation.generation import add_token, load_pipeline
@@ -17,7 +15,8 @@ from mapolab.export.card import model_card, token_use
 from mapolab.export.formats import write_kohya, write_lora, write_pipeline, write_single_file, write_token, write_unet
 from mapolab.files import read_json, write_json, write_text
 from mapolab.models.learned_token import TOKEN_FILE
-from mapolab.models.lora import LORA_FILE
+from mapolab.models.lora import kohya_fault
+from mapolab.models.lora_files import Lora, read_lora
 from mapolab.models.parts import MODELS
 from mapolab.models.precision import DTYPES
 from mapolab.models.weights import is_finite
@@ -31,36 +30,47 @@ def export(config: dict[str, Any]) -> Path:
     run, target = Path(config["run"]), Path(config["to"])
     model = model_of_run(run)
     model.check()
-    run_config, weights = model.run, model.weights
-    formats = _formats(config["formats"], is_lora(weights), run)
+    run_config, sdxl = model.run, model.sdxl
+    lora = read_lora(model.weights, sdxl.empty_models(), sdxl.pretrained) if is_lora(model.weights) else None
+    formats, left_out = _formats(config["formats"], lora, run)
     _check_unet(formats, run_config["model"].get("lora"), run)
     if "single_file" in formats:
         _check_widths(model)
     if target.exists() and any(target.iterdir()):
         raise UserError(f"{target} exists and is not empty. Remove it, or give another folder as to=...")
     with FolderWriter(target) as folder:
-        _write(folder, formats, model, weights, DTYPES[config["dtype"]], config["name"] or target.name)
+        _write(folder, formats, model, lora, DTYPES[config["dtype"]], config["name"] or target.name)
         manifest = read_json(run / "manifest.json")
         write_json(folder / "run_manifest.json", manifest)
         write_text(folder / "run_config.yaml", yaml.safe_dump(run_config, sort_keys=False, allow_unicode=True))
         card = model_card(run, run_config, manifest, formats, config["license"], config["dtype"])
         write_text(folder / "README.md", card)
-    print("\n".join([f"Exported {', '.join(formats)} to {target}", *token_use(run_config, formats)]), flush=True)
+    told = [f"Exported {', '.join(formats)} to {target}", *left_out, *token_use(run_config, formats)]
+    print("\n".join(told), flush=True)
     if config["push"]:
         _push(config["push"], target, config["private"])
     return target
 
 
-def _formats(wanted: Any, adapters: bool, run: Path) -> list[str]:
+def _formats(wanted: Any, lora: Lora | None, run: Path) -> tuple[list[str], list[str]]:
+    """The formats to write, and what to say of those that `auto` leaves out."""
+    fault = kohya_fault(lora) if lora else None
     if wanted == "auto":
-        return ["lora", "kohya"] if adapters else ["pipeline"]
+        if fault is None:
+            return (["lora", "kohya"] if lora else ["pipeline"]), []
+        instead = "formats=[single_file] holds the merged weights for the UIs, formats=[pipeline] for diffusers"
+        return ["lora"], [f"- kohya is left out: {fault}; {instead}"]
     for name in wanted:
-        if name in NEEDS_LORA and not adapters:
+        if name in NEEDS_LORA and lora is None:
             raise UserError(
                 f"formats={name} needs a run that trained a LoRA, but all of the UNet was trained in {run}. Use "
                 "formats=[pipeline], [unet] or [single_file]."
             )
-    return list(wanted)
+    if "kohya" in wanted and fault:
+        raise UserError(
+            f"formats=kohya cannot hold the LoRA of {run}: {fault}. Use formats=[lora], [pipeline] or [single_file]."
+        )
+    return list(wanted), []
 
 
 def _check_unet(formats: list[str], lora: dict[str, Any] | None, run: Path) -> None:
@@ -81,22 +91,24 @@ def _check_widths(model: EvaluatedModel) -> None:
 
 
 def _write(
-    folder: Path, formats: list[str], model: EvaluatedModel, weights: Path, dtype: torch.dtype, name: str
+    folder: Path, formats: list[str], model: EvaluatedModel, lora: Lora | None, dtype: torch.dtype, name: str
 ) -> None:
     """lora and kohya are the adapters as they are; the others hold all weights, adapters merged into them.
 
     A learned token is part of the pipeline, and a file beside the others.
     """
+    weights = model.weights
     if "lora" in formats:
-        write_lora(folder, weights, dtype)
+        write_lora(folder, weights, lora, dtype)
+    if "kohya" in formats:
+        unet_config = model.sdxl.empty_models()["unet"].config
+        write_kohya(folder / f"{name}.kohya.safetensors", lora, unet_config, dtype)
     if (weights / TOKEN_FILE).is_file() and set(formats) - {"pipeline"}:
         write_token(folder, weights, dtype)
-    if not set(formats) - {"lora"}:
+    if not set(formats) - set(NEEDS_LORA):
         return
     pipeline = load_pipeline(model, with_token=False)
-    if "kohya" in formats:
-        write_kohya(folder / f"{name}.kohya.safetensors", weights, pipeline.unet.config, _alphas(weights), dtype)
-    if is_lora(weights):
+    if lora:
         pipeline.fuse_lora()
         pipeline.unload_lora_weights()
     pipeline.to(dtype=dtype)
@@ -111,13 +123,6 @@ def _write(
         write_pipeline(folder, pipeline)
     elif "unet" in formats:
         write_unet(folder, pipeline)
-
-
-def _alphas(weights: Path) -> dict[str, float]:
-    """alpha of each model's adapters."""
-    with safe_open(weights / LORA_FILE, "pt") as file:
-        settings = json.loads(file.metadata()["lora_adapter_metadata"])
-    return {key.removesuffix(".lora_alpha"): value for key, value in settings.items() if key.endswith(".lora_alpha")}
 
 
 def _push(repository: str, folder: Path, private: bool) -> None:

@@ -10,11 +10,14 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
+from mapolab.errors import UserError
 from mapolab.files import open_to_others, read_json, write_json
 from mapolab.models import original_layout as layout
 from mapolab.models.learned_token import TOKEN_FILE
-from mapolab.models.lora import LORA_FILE, kohya_tensors
+from mapolab.models.lora import kohya_tensors, to_file_name, zero_projections
+from mapolab.models.lora_files import LORA_FILE, Lora
 from mapolab.models.saved import save_tensors
+from mapolab.models.weights import read_whole
 
 
 def write_pipeline(folder: Path, pipeline: StableDiffusionXLPipeline) -> None:
@@ -29,11 +32,14 @@ def write_unet(folder: Path, pipeline: StableDiffusionXLPipeline) -> None:
     _finish(folder / "unet")
 
 
-def write_lora(folder: Path, weights: Path, dtype: torch.dtype) -> None:
+def write_lora(folder: Path, weights: Path, lora: Lora, dtype: torch.dtype) -> None:
     """The adapters in diffusers' layout: `pipeline.load_lora_weights(folder)`."""
-    with safe_open(weights / LORA_FILE, "pt") as file:
-        metadata = file.metadata()
-    save_tensors(_in(dtype, load_file(weights / LORA_FILE)), folder / LORA_FILE, metadata)
+    saved, metadata = read_whole(weights / LORA_FILE, "The LoRA")
+    tensors = {to_file_name(key): tensor for key, tensor in saved.items()}
+    for (part, layer), zeros in zero_projections(lora).items():
+        if not any(key.startswith(f"{part}.") and ".self_attn." in key for key in tensors):
+            tensors |= {f"{part}.{layer}.lora_A.weight": zeros.down, f"{part}.{layer}.lora_B.weight": zeros.up}
+    save_tensors(_in(dtype, tensors), folder / LORA_FILE, metadata)
 
 
 def write_token(folder: Path, weights: Path, dtype: torch.dtype) -> None:
@@ -43,21 +49,20 @@ def write_token(folder: Path, weights: Path, dtype: torch.dtype) -> None:
     save_tensors(_in(dtype, load_file(weights / TOKEN_FILE)), folder / TOKEN_FILE, metadata)
 
 
-def write_kohya(path: Path, weights: Path, unet: Any, alphas: dict[str, float], dtype: torch.dtype) -> None:
-    """The adapters for ComfyUI and A1111; diffusers' `load_lora_weights` reads them too. unet: the UNet's config."""
-    tensors = load_file(weights / LORA_FILE)
-    modules = {name.removeprefix("unet.").rpartition(".lora_")[0] for name in tensors if name.startswith("unet.")}
-    rank = next(tensor.shape[0] for name, tensor in tensors.items() if "lora_A" in name)
+def write_kohya(path: Path, lora: Lora, unet_config: Any, dtype: torch.dtype) -> None:
+    """The adapters for ComfyUI and A1111; diffusers' `load_lora_weights` reads them too."""
+    first = next(adapter for (part, _), adapter in lora.adapters.items() if part == "unet")
     metadata = {
         "format": "pt",
         "ss_base_model_version": "sdxl_base_v1-0",
         "ss_network_module": "networks.lora",
-        "ss_network_dim": str(rank),
-        "ss_network_alpha": str(alphas["unet"]),
+        "ss_network_dim": str(first.rank),
+        "ss_network_alpha": str(first.scale * first.rank),
         "modelspec.architecture": "stable-diffusion-xl-v1-base/lora",
     }
-    renamed = kohya_tensors(tensors, layout.unet_names(unet, modules), alphas)
-    save_tensors(_in(dtype, renamed), path, metadata)
+    tensors = kohya_tensors(lora, unet_config)
+    matrices = _in(dtype, {name: tensor for name, tensor in tensors.items() if not name.endswith(".alpha")})
+    save_tensors(tensors | matrices, path, metadata)  # alpha in float32: a half would round it
 
 
 def write_single_file(path: Path, pipeline: StableDiffusionXLPipeline, title: str) -> None:
@@ -94,4 +99,7 @@ def _finish(folder: Path) -> None:
 
 
 def _in(dtype: torch.dtype, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.to(dtype) for name, tensor in tensors.items()}
+    found = {name: tensor.to(dtype) for name, tensor in tensors.items()}
+    if lost := [name for name, tensor in found.items() if not tensor.isfinite().all()]:
+        raise UserError(f"{lost[0]} overflows in {dtype}. Export with dtype=float32.")
+    return found

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import CLIPTokenizer, PreTrainedModel
 
 from mapolab.errors import UserError
+from mapolab.models.weights import read_whole
 
 TOKEN_FILE = "learned_embeds.safetensors"
 KEYS = ("clip_l", "clip_g")
@@ -101,28 +101,31 @@ def file_key(name: str) -> str | None:
 
 def read_token(file: Path) -> tuple[str, list[Tensor]]:
     """(token, its rows for both encoders) of a file that a run wrote. Raises UserError for any other."""
-    with safe_open(file, "pt") as opened:
-        token = (opened.metadata() or {}).get("token")
-        if token is None or set(opened.keys()) != {*KEYS}:
-            raise UserError(
-                f"{file} does not say which token it holds, or not {' and '.join(KEYS)}: mapolab did not write it. "
-                "Move it elsewhere."
-            )
-        return token, [opened.get_tensor(key) for key in KEYS]
+    rows, metadata = read_whole(file, "The learned token's file")
+    if "token" not in metadata or set(rows) != {*KEYS} or not all(torch.isfinite(row).all() for row in rows.values()):
+        raise UserError(
+            f"{file} does not say which token it holds, or has not {' and '.join(KEYS)} with finite numbers: mapolab "
+            "did not write it. Move it elsewhere."
+        )
+    return metadata["token"], [rows[key] for key in KEYS]
+
+
+def check_rows(token: str, row: Tensor, tokenizer: CLIPTokenizer, width: int) -> None:
+    """Raise UserError for a vocabulary that has the token already, or a row of another width."""
+    if row.shape != (1, width) or token in tokenizer.get_vocab():
+        raise UserError(
+            f"The learned token {token} does not fit the model: it exists there already, or its embedding of shape "
+            f"{tuple(row.shape)} is none of the width {width}. Name the base that it was learned on."
+        )
 
 
 @torch.no_grad()
 def put_token(tokenizer: CLIPTokenizer, model: PreTrainedModel, token: str, row: Tensor) -> None:
     """Add the token with its row (1, D) for good, as diffusers' `load_textual_inversion` does.
 
-    Raises UserError for a vocabulary that has it already, or a row of another width.
+    Raises UserError for one that does not fit.
     """
-    width = model.get_input_embeddings().weight.shape[1]
-    if row.shape != (1, width) or token in tokenizer.get_vocab():
-        raise UserError(
-            f"The learned token {token} does not fit the model: it exists there already, or its embedding of shape "
-            f"{tuple(row.shape)} is none of the width {width}. Name the base that it was learned on."
-        )
+    check_rows(token, row, tokenizer, model.get_input_embeddings().weight.shape[1])
     tokenizer.add_tokens(token)
     # Without a mean of the others, which would be computed over the whole table only to be replaced.
     if len(tokenizer) > model.get_input_embeddings().num_embeddings:

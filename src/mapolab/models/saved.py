@@ -14,7 +14,8 @@ from torch import Tensor
 
 from mapolab.files import open_to_others, write_json
 from mapolab.models.learned_token import TOKEN_FILE, file_key
-from mapolab.models.lora import LORA_FILE, to_file_name
+from mapolab.models.lora import to_file_name
+from mapolab.models.lora_files import LORA_FILE
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 PREFIX = "unet."
@@ -45,7 +46,7 @@ def write_weights(folder: Path, weights: dict[str, Tensor], about: dict[str, Any
 def read_weights(folder: Path, about: dict[str, Any]) -> dict[str, Tensor]:
     """What `write_weights` wrote, by the names in the training module. Raises KeyError for one that is not there."""
     if "lora_metadata" in about:
-        saved = load_file(folder / LORA_FILE)
+        saved = {to_file_name(key): tensor for key, tensor in load_file(folder / LORA_FILE).items()}
         if about.get("token"):
             saved |= load_file(folder / TOKEN_FILE)
         return {name: saved[file_key(name) or to_file_name(name)] for name in about["names"]}

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from mapolab.diffusion.samplers import Sampler, build_sampler
@@ -137,6 +138,12 @@ class SDXL:
         second = self.parts.load(CLIPTextModelWithProjection, "text_encoder_2", dtype)
         return TextEncoders(self.load_tokenizers(), (_frozen(first), _frozen(second)))
 
+    def empty_models(self) -> dict[str, nn.Module]:
+        """The UNet and the text encoders by part, on the meta device: names and shapes alone."""
+        first, second = (self.parts.config(part) for part in ("text_encoder", "text_encoder_2"))
+        text = empty_text_encoders(first, second)
+        return {"unet": empty_unet(self.parts.config("unet")), "text_encoder": text[0], "text_encoder_2": text[1]}
+
     def load_tokenizers(self) -> tuple[CLIPTokenizer, CLIPTokenizer]:
         return self.parts.tokenizer("tokenizer"), self.parts.tokenizer("tokenizer_2")
 
@@ -195,6 +202,20 @@ class SDXL:
     @property
     def _vae_part(self) -> str:
         return "" if self.vae else "vae"
+
+
+def empty_unet(config: dict[str, Any]) -> UNet2DConditionModel:
+    """On the meta device."""
+    with torch.device("meta"):
+        return UNet2DConditionModel.from_config(config)
+
+
+def empty_text_encoders(
+    first: dict[str, Any], second: dict[str, Any]
+) -> tuple[CLIPTextModel, CLIPTextModelWithProjection]:
+    """On the meta device, from their configs."""
+    with torch.device("meta"):
+        return CLIPTextModel(CLIPTextConfig(**first)), CLIPTextModelWithProjection(CLIPTextConfig(**second))
 
 
 def _frozen(model: Any) -> Any:

@@ -266,3 +266,29 @@ def assign(model: nn.Module, name: str, tensor: Tensor) -> None:
         module._parameters[leaf] = nn.Parameter(tensor)
     else:
         module._buffers[leaf] = tensor
+
+
+def read_whole(file: Path, what: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors and the metadata of a safetensors file, small enough to hold at once. what: `The LoRA`.
+
+    Raises UserError for a file that is none.
+    """
+    try:
+        with safe_open(file, "pt") as opened:
+            return {key: opened.get_tensor(key) for key in opened.keys()}, opened.metadata() or {}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{what} {file} {_no_safetensors(file, error)}") from None
+
+
+def _no_safetensors(file: Path, error: Exception) -> str:
+    """What a file is instead, and what to do."""
+    try:
+        with open(file, "rb") as opened:
+            start = opened.read(64)
+    except OSError:
+        return f"cannot be read ({error}). Check its name and its permissions."
+    if start.startswith(b"version https://git-lfs"):
+        return "is a pointer of Git LFS in place of the file. Fetch the file itself: git lfs pull."
+    if start.startswith((b"PK\x03\x04", b"\x80")) or file.suffix in (".bin", ".pt", ".pth", ".ckpt"):
+        return "is a pickle, which can run any program when it is opened. Convert it to safetensors elsewhere."
+    return f"is no sound safetensors file ({error}): it is cut short or something else. Fetch it again."

@@ -15,8 +15,9 @@ from mapolab.diffusion.inversion import Inversion
 from mapolab.models.encoder import PIXELS_AT_ONCE
 from mapolab.models.lora import adapters_off
 from mapolab.models.precision import DTYPES
+from mapolab.models.sdxl import empty_unet
 from mapolab.models.trained import trains_text
-from mapolab.plan.models import Architecture, meta_text, meta_trained, meta_unet, meta_vae
+from mapolab.plan.models import Architecture, meta_text, meta_trained, meta_vae
 from mapolab.plan.trace import Count, counting, fake
 
 TOKENS, TIMESTEPS = 77, 1000
@@ -102,7 +103,7 @@ class Step:
     def _reference(self, unet: nn.Module, mode: FakeTensorMode) -> nn.Module | None:
         if self.reference_kind in (None, *WITHOUT_A_COPY):
             return unet if self.reference_kind else None
-        copy = meta_unet(self.architecture.configs["unet"]).requires_grad_(False).eval()
+        copy = empty_unet(self.architecture.configs["unet"]).requires_grad_(False).eval()
         return fake(copy, mode, DTYPES[self.model["reference_dtype"]])
 
     def _reference_prediction(self, reference: nn.Module, unet: nn.Module, task: DenoisingTask) -> Tensor:

@@ -6,14 +6,13 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import nn
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from mapolab.errors import UserError
 from mapolab.models.learned_token import LearnedRow, learned_token
 from mapolab.models.lora import add_adapters, text_adapters, unet_adapter
 from mapolab.models.pipeline_folder import PipelineFolder
 from mapolab.models.precision import DTYPES
-from mapolab.models.sdxl import SDXL
+from mapolab.models.sdxl import SDXL, empty_text_encoders, empty_unet
 
 BASE = "stabilityai/stable-diffusion-xl-base-1.0"  # whose configs ship with the package
 PARTS = ("unet", "vae", "text_encoder", "text_encoder_2")
@@ -47,14 +46,9 @@ def read_architecture(model: dict[str, Any], diffusion: dict[str, Any] | None = 
     return Architecture(configs, assumed)
 
 
-def meta_unet(config: dict[str, Any]) -> UNet2DConditionModel:
-    with torch.device("meta"):
-        return UNet2DConditionModel.from_config(config)
-
-
 def meta_trained(architecture: Architecture, model: dict[str, Any]) -> tuple[UNet2DConditionModel, list[nn.Module]]:
     """(UNet, text encoders) on the meta device, as a run trains them: with gradients where weights are trained."""
-    unet, text = meta_unet(architecture.configs["unet"]), meta_text(architecture)
+    unet, text = empty_unet(architecture.configs["unet"]), meta_text(architecture)
     if model["gradient_checkpointing"]:
         unet.enable_gradient_checkpointing()
     if model["lora"] is None:
@@ -73,9 +67,7 @@ def meta_trained(architecture: Architecture, model: dict[str, Any]) -> tuple[UNe
 
 def meta_text(architecture: Architecture) -> list[nn.Module]:
     """Both text encoders, frozen."""
-    kinds = {"text_encoder": CLIPTextModel, "text_encoder_2": CLIPTextModelWithProjection}
-    with torch.device("meta"):
-        models = [kind(CLIPTextConfig(**architecture.configs[part])) for part, kind in kinds.items()]
+    models = empty_text_encoders(*(architecture.configs[part] for part in ("text_encoder", "text_encoder_2")))
     return [model.requires_grad_(False).eval() for model in models]
 
 
