@@ -132,7 +132,7 @@ def single_file(folder: Path, file: Path, changed: str = "") -> str:
 
 
 def test_a_key_of_a_single_file_is_of_each_part_and_of_what_is_lent(folder, tmp_path):
-    files = [single_file(folder, tmp_path / f"{part}.safetensors", part) for part in ("", *MODELS)]
+    files = [single_file(folder, tmp_path / f"of-{part}.safetensors", part) for part in ("", *MODELS)]
     keys = {key(pretrained=file, single_file_config=str(folder)) for file in files}
     assert len(keys) == 5
     encoders = [SDXL(file, single_file_config=str(folder)).encoder_identity for file in files]

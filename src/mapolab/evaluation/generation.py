@@ -77,7 +77,6 @@ def add_token(pipeline: StableDiffusionXLPipeline, weights: Path) -> None:
         put_token(tokenizer, encoder, token, row)
 
 
-
 def picture_keys(model: EvaluatedModel, drawings: list[tuple[str, int, int]], settings: dict[str, Any]) -> list[str]:
     """The store's keys of (prompt, seed, position) under these settings."""
     drawing = {key: settings[key] for key in DRAWING}
