@@ -76,6 +76,13 @@ def test_guidance_goes_from_the_unconditional_prediction_through_the_other():
     assert guided(predictions.bfloat16(), 5.0).flatten().tolist() == [11, 11]
 
 
+def test_a_step_from_where_there_is_no_noise_is_refused():
+    """The only one of `leading` begins at timestep 1."""
+    with pytest.raises(UserError, match=r"rollout.steps=1 .*would begin at timestep 1 of 1000"):
+        DDIMPolicy.of(DDPMScheduler(**SDXL), 1, 1.0)
+    assert DDIMPolicy.of(DDPMScheduler(**SDXL, **KINDS["zero terminal SNR"]), 1, 1.0).timesteps.tolist() == [999]
+
+
 @pytest.mark.parametrize("steps", [501, 1000])
 def test_more_steps_than_the_model_has_are_refused(steps):
     with pytest.raises(UserError, match="1 to 500 steps"):

@@ -20,6 +20,7 @@ from mapolab.data import datasets
 from mapolab.data.images import load
 from mapolab.data.order import GlobalOrder, MicroStep, MicroSteps
 from mapolab.diffusion.errors import denoising_task, pair_errors, predict
+from mapolab.errors import UserError
 from mapolab.models.lora import LORA_FILE
 from mapolab.models.reference import FrozenCopy
 from mapolab.models.sdxl import SDXL
@@ -272,3 +273,18 @@ def test_tensorboard_gets_the_curves_too(train_config):
     events = EventAccumulator(str(run / "tensorboard")).Reload()
     assert [event.step for event in events.Scalars("loss")] == list(range(6))
     assert events.Scalars("loss")[3].value == pytest.approx(float(rows(run)[3]["loss"]))
+
+
+def test_an_evaluation_that_cannot_be_drawn_is_refused_at_the_start(train_config):
+    for key, value, message in (
+        ("steps", 1001, r"evaluation\.steps=1001, but the model has 1000 timesteps"),
+        ("guidance_scale", 0.0, r"evaluation\.guidance_scale is 0\.0; give 1 or more"),
+        ("height", 17, r"evaluation\.height is 17; .*a multiple of 8"),
+    ):
+        with pytest.raises(UserError, match=message):
+            train(train_config | {"evaluation": train_config["evaluation"] | {key: value}})
+
+
+def test_a_seed_of_more_bits_than_libraries_take(train_config):
+    train_config["seed"], train_config["trainer"]["max_steps"] = 2**62 + 1, 1
+    assert (train(train_config) / "unet").is_dir()

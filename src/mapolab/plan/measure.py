@@ -12,6 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from mapolab import objectives
 from mapolab.diffusion.errors import DenoisingTask, pair_errors, predict
 from mapolab.diffusion.inversion import Inversion
+from mapolab.diffusion.timesteps import Timesteps
 from mapolab.models.encoder import PIXELS_AT_ONCE
 from mapolab.models.lora import adapters_off
 from mapolab.models.precision import DTYPES
@@ -20,7 +21,7 @@ from mapolab.models.trained import trains_text
 from mapolab.plan.models import Architecture, meta_text, meta_trained, meta_vae
 from mapolab.plan.trace import Count, counting, fake
 
-TOKENS, TIMESTEPS = 77, 1000
+TOKENS = 77
 # References that compute through the trained UNet itself, with other values in place of what is trained.
 WITHOUT_A_COPY = ("lora_off", "ema", "refreshed")
 AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
@@ -97,8 +98,9 @@ class Step:
         diffusion = self.config["diffusion"]
         if diffusion.get("noise", "gaussian") == "gaussian":
             return 0.0
-        first, last = diffusion["timestep_range"] or (0, TIMESTEPS - 1)
-        return Inversion.from_config(diffusion).forward_passes(first, last, TIMESTEPS)
+        timesteps = Timesteps.from_config(diffusion, self.architecture.timesteps)
+        inversion = Inversion.from_config(diffusion)
+        return inversion.forward_passes(timesteps.first, timesteps.last, self.architecture.timesteps)
 
     def _reference(self, unet: nn.Module, mode: FakeTensorMode) -> nn.Module | None:
         if self.reference_kind in (None, *WITHOUT_A_COPY):

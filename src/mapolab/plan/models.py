@@ -21,10 +21,11 @@ NAMED = ("pretrained", "revision", "variant", "single_file_config")
 
 @dataclass(frozen=True)
 class Architecture:
-    """Configs by part. assumed: they are SDXL's, because the model's own could not be read."""
+    """Configs by part. assumed: they are SDXL's, because the model's own could not be read. timesteps: their number."""
 
     configs: dict[str, dict[str, Any]]
     assumed: bool
+    timesteps: int = 1000
 
 
 def read_architecture(model: dict[str, Any], diffusion: dict[str, Any] | None = None) -> Architecture:
@@ -36,14 +37,14 @@ def read_architecture(model: dict[str, Any], diffusion: dict[str, Any] | None = 
     process = {key: diffusion[key] for key in ("prediction_type", "zero_terminal_snr") if key in (diffusion or {})}
     sdxl = SDXL(**named, **process)
     try:
-        configs, assumed = {part: sdxl.parts.config(part) for part in PARTS}, False
+        configs = {part: sdxl.parts.config(part) for part in PARTS}
         sdxl.check()
+        return Architecture(configs, False, sdxl.scheduler_config()["num_train_timesteps"])
     except UserError as error:
         if "could not be fetched" not in str(error):
             raise
-        parts, assumed = PipelineFolder("builtin:sdxl"), True
-        configs = {part: parts.config(part) for part in PARTS}
-    return Architecture(configs, assumed)
+        parts = PipelineFolder("builtin:sdxl")
+        return Architecture({part: parts.config(part) for part in PARTS}, assumed=True)
 
 
 def meta_trained(architecture: Architecture, model: dict[str, Any]) -> tuple[UNet2DConditionModel, list[nn.Module]]:

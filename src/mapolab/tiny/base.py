@@ -11,6 +11,7 @@ from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionXLPipeline
 from torch import nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from mapolab.models.noise_process import noise_process
 from mapolab.tiny.autoencoder import to_unit_range
 from mapolab.tiny.concepts import (
     BASE_STYLE_SHARES,
@@ -105,7 +106,7 @@ class BaseTrainer:
         self.tokens = torch.stack([_tokens(t, captions) for t in (pipeline.tokenizer, pipeline.tokenizer_2)])
         self.model = TextToNoise(pipeline).train()
         self.average = [parameter.detach().clone() for parameter in self.model.parameters()]
-        self.noise = DDPMScheduler.from_config(pipeline.scheduler.config)
+        self.noise = DDPMScheduler(**noise_process(pipeline.scheduler.config))
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(), lr=settings.learning_rate, weight_decay=0.01, betas=(0.9, 0.99), fused=True
         )
