@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow.parquet as parquet
 import pytest
 import torch
+from adapters import LORA
 from diffusers import StableDiffusionXLPipeline, UNet2DConditionModel
 from diffusers.optimization import get_scheduler
 from safetensors.torch import load_file
@@ -28,10 +29,6 @@ from mapolab.training.data import build_datamodule, held_out_config, open_data
 from mapolab.training.run import train
 from mapolab.training.validation import BEYOND
 
-LORA = {
-    "rank": 4, "alpha": 8.0, "dropout": 0.0, "dora": False, "target_modules": ["to_q", "to_v"], "text_encoders": False,
-    "text_encoder_learning_rate": None, "text_encoder_target_modules": ["q_proj", "v_proj", "out_proj"],
-}  # fmt: skip
 BETAS = {"sft": {}, "mapo": {"beta": 8.0}, "diffusion_dpo": {"beta": 2000.0}, "diffusion_kto": {"beta": 1000.0}}
 
 
@@ -55,10 +52,12 @@ def changed(config: dict, **blocks) -> dict:
     return config
 
 
-def by_hand(config: dict, empty: tuple[torch.Tensor, ...] | None = None) -> dict[str, torch.Tensor]:
+def by_hand(
+    config: dict, empty: list[torch.Tensor] | None = None, curves: list[dict[str, float]] | None = None
+) -> dict[str, torch.Tensor]:
     """The same training as a plain PyTorch loop, on the latents that the run has cached.
 
-    empty: prompt_embeds and pooled_prompt_embeds of a dropped prompt.
+    empty: prompt_embeds and pooled_prompt_embeds of a dropped prompt. curves: gets a row for each step.
     """
     settings, data = config["trainer"], config["data"]
     sdxl = SDXL(config["model"]["pretrained"])
@@ -76,6 +75,7 @@ def by_hand(config: dict, empty: tuple[torch.Tensor, ...] | None = None) -> dict
     )  # fmt: skip
     average = {name: tensor.clone() for name, tensor in unet.state_dict().items()}
     for step in range(1, settings["max_steps"] + 1):
+        losses = []
         for _ in range(settings["gradient_accumulation"]):
             batch = datamodule.dataset.__getitems__(next(steps))
             for row, position in enumerate(batch["positions"]):
@@ -84,8 +84,12 @@ def by_hand(config: dict, empty: tuple[torch.Tensor, ...] | None = None) -> dict
             task = denoising_task(batch, scheduler, config["seed"], with_rejected=True)
             predictions = predict(unet, task), task.target, reference.predict(task)
             loss = objective(pair_errors(*predictions, with_rejected=True)).loss
+            losses.append(loss.item())
             (loss / settings["gradient_accumulation"]).backward()
-        torch.nn.utils.clip_grad_norm_(unet.parameters(), settings["gradient_clip_norm"])
+        norm = torch.nn.utils.clip_grad_norm_(unet.parameters(), settings["gradient_clip_norm"])
+        if curves is not None:
+            rate = schedule.get_last_lr()[0]
+            curves.append({"loss": np.mean(losses), "gradient_norm": norm.item(), "learning_rate": rate})
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()
@@ -109,7 +113,12 @@ def assert_close(found: dict[str, torch.Tensor], expected: dict[str, torch.Tenso
 @pytest.mark.parametrize("method", ["mapo", "diffusion_dpo"])
 def test_a_run_equals_a_plain_training_loop(train_config, method):
     config = changed(train_config, objective={"name": method, **BETAS[method]})
-    assert_close(weights(train(config)), by_hand(config))
+    config["trainer"]["gradient_clip_norm"] = 0.7
+    run, curves = train(config), []
+    assert_close(weights(run), by_hand(config, curves=curves))
+    for row, expected in zip(rows(run), curves, strict=True):
+        assert {name: float(row[name]) for name in expected} == pytest.approx(expected, rel=2e-3)
+    assert max(one["gradient_norm"] for one in curves) > 0.7  # as it was before it was clipped
 
 
 def test_an_average_of_the_weights_equals_the_loops(train_config):

@@ -6,8 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from adapters import LORA
+from safetensors.torch import load_file
 
 from mapolab.files import read_json
+from mapolab.models.lora import LORA_FILE
 from mapolab.training.metrics import MetricsFile
 from mapolab.training.run import train
 
@@ -38,6 +42,16 @@ def test_the_best_checkpoint_is_that_of_the_best_row(validated, column, best_of)
     assert read_json(run / "best.json") == {"step": best, "value": found[best], "column": column}
     assert {path.name for path in (run / "checkpoints").iterdir()} == {f"step-{best:08d}", "step-00000008"}
     assert len(set(found.values())) > 1
+
+
+def test_it_changes_nothing_of_the_training(validated, tmp_path):
+    """Dropout is off on the held-out pairs, and on again for the next step."""
+    validated["model"]["lora"] = LORA | {"dropout": 0.5}
+    validated["data"]["prompt_dropout"] = 0.5
+    alone = copy.deepcopy(validated) | {"output_dir": str(tmp_path / "alone")}
+    alone["trainer"]["validate_every"] = None
+    seen, alone = (load_file(train(config) / "lora" / LORA_FILE) for config in (validated, alone))
+    assert all(torch.equal(seen[name], tensor) for name, tensor in alone.items())
 
 
 def test_a_resumed_run_has_each_row_once(validated):
