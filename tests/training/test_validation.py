@@ -31,14 +31,17 @@ def rows(run: Path) -> list[dict[str, str]]:
     return MetricsFile(run / "validation.csv").rows()
 
 
-@pytest.mark.parametrize(("column", "best_of"), [("loss", min), ("margin", max), ("implicit_accuracy", max)])
+@pytest.mark.parametrize(
+    ("column", "best_of"), [("loss", min), ("margin", max), ("implicit_accuracy", max), ("error_chosen", min)]
+)
 def test_the_best_checkpoint_is_that_of_the_best_row(validated, column, best_of):
     validated["trainer"]["keep_best"] = column
     run = train(validated)
     found = {int(row["step"]): float(row[column]) for row in rows(run)}
     assert list(found) == list(range(9))
-    del found[0]  # where there is nothing to keep yet
+    before = found.pop(0)  # where there is nothing to keep yet
     best = best_of(found, key=found.get)  # the first of equals
+    assert column != "error_chosen" or before < found[best]  # and yet it is not the best one
     assert read_json(run / "best.json") == {"step": best, "value": found[best], "column": column}
     assert {path.name for path in (run / "checkpoints").iterdir()} == {f"step-{best:08d}", "step-00000008"}
     assert len(set(found.values())) > 1
