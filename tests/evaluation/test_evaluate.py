@@ -183,6 +183,19 @@ def test_models_that_cannot_draw_are_refused(here, finished_run, tiny_pipeline_f
         here()
 
 
+@pytest.mark.parametrize("part", ["unet", "vae", "text_encoder", "own unet"])
+def test_a_model_that_is_not_whole_is_refused_before_another_one_draws(here, tiny_pipeline_folder, tmp_path, part):
+    broken = shutil.copytree(tiny_pipeline_folder, tmp_path / "broken")
+    stem = "model" if part.startswith("text") else "diffusion_pytorch_model"
+    file = broken / part.removeprefix("own ") / f"{stem}.safetensors"
+    tensors = {name: tensor.clone() for name, tensor in load_file(file).items()}
+    save_file({name: tensor for name, tensor in tensors.items() if name != max(tensors)}, file)
+    second = {"pretrained": str(tiny_pipeline_folder), "unet": str(broken / "unet")} if "own" in part else str(broken)
+    with pytest.raises(UserError, match="They are not whole"):
+        here(str(tiny_pipeline_folder), second, prompts="builtin:emoji/prompts/test.csv", limit=2)
+    assert not stored(tmp_path)
+
+
 def test_runs_without_weights_are_refused(here, finished_run):
     shutil.rmtree(finished_run / "unet")
     with pytest.raises(UserError, match="is finished, but its weights are gone"):

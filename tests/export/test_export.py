@@ -1,6 +1,7 @@
 """Every format, opened by diffusers' own loaders, draws the run's own pictures."""
 
 import copy
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +10,15 @@ import pytest
 import torch
 import yaml
 from diffusers import StableDiffusionXLPipeline, UNet2DConditionModel
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from mapolab.config.compose import compose
 from mapolab.errors import UserError
 from mapolab.evaluation.generation import load_pipeline
 from mapolab.evaluation.models import find_models
 from mapolab.export.command import export
+from mapolab.files import read_json, write_json
+from mapolab.paths import resolve
 from mapolab.training.run import train
 
 LORA = {
@@ -153,6 +156,35 @@ def test_what_cannot_be_exported(full_run, tmp_path):
     with pytest.raises(UserError, match="is not empty"):
         exported(full_run, tmp_path / "taken")
     assert not (tmp_path / "out").exists()
+
+
+def test_the_tiny_twin_has_no_single_file(full_run, tmp_path):
+    """diffusers tells the text encoders in it apart by their widths."""
+    run = tmp_path / "run"
+    shutil.copytree(full_run, run)
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    config["model"]["pretrained"] = "builtin:tiny_twin"
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    manifest = {key: value for key, value in read_json(run / "manifest.json").items() if key != "model_files"}
+    write_json(run / "manifest.json", manifest)
+    shutil.rmtree(run / "unet")
+    shutil.copytree(resolve("builtin:tiny_twin") / "unet", run / "unet")
+    with pytest.raises(UserError, match="are 64 wide, and diffusers tells the two in a single file apart"):
+        exported(run, tmp_path / "out", "formats=[single_file]")
+    assert not (tmp_path / "out").exists()
+    folder = exported(run, tmp_path / "out", "dtype=float16")
+    call = 'StableDiffusionXLPipeline.from_pretrained("<this folder>", dtype=torch.float16)'
+    assert call in (folder / "README.md").read_text()
+    pipeline = StableDiffusionXLPipeline.from_pretrained(folder, dtype=torch.float16)
+    assert {getattr(pipeline, part).dtype for part in ("unet", "vae", "text_encoder")} == {torch.float16}
+
+
+def test_weights_that_overflow_are_not_exported(full_run, tmp_path):
+    run = shutil.copytree(full_run, tmp_path / "run")
+    file = run / "unet" / "diffusion_pytorch_model.safetensors"
+    save_file({name: tensor * 1e7 for name, tensor in load_file(file).items()}, file)
+    with pytest.raises(UserError, match=r"of the unet overflows in torch\.float16"):
+        exported(run, tmp_path / "out", "dtype=float16")
 
 
 def test_the_upload(full_run, tmp_path, monkeypatch):

@@ -76,6 +76,17 @@ def test_an_unfinished_run(three_methods) -> None:
         collect(PATTERN)
 
 
+def test_a_run_whose_weights_are_gone_is_compared_with_a_word(three_methods, capsys) -> None:
+    folder = three_methods.run("mapo", seed=1)
+    assert folder.is_dir()
+    collect(PATTERN)
+    assert f"The weights of {folder} are gone" in capsys.readouterr().out
+    (folder / "unet").mkdir()
+    (folder / "unet" / "diffusion_pytorch_model.safetensors").touch()
+    collect(PATTERN)
+    assert f"The weights of {folder} are gone" not in capsys.readouterr().out
+
+
 def test_a_run_without_evaluation_names_the_command(three_methods) -> None:
     folder = three_methods.run("mapo", seed=1, evaluated=False)
     with pytest.raises(UserError, match=f"`mapolab evaluate models={folder}`"):

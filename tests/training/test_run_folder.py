@@ -8,11 +8,14 @@ import pyarrow as pa
 import pyarrow.parquet as parquet
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from mapolab.errors import UserError
+from mapolab.evaluation.models import base_of, find_models
 from mapolab.models.sdxl import SDXL
 from mapolab.runs import RunFolder
+from mapolab.sweeps.folder import Job
+from mapolab.sweeps.state import job_state
 from mapolab.training.metrics import MetricsFile
 from mapolab.training.run import train
 
@@ -49,6 +52,55 @@ def test_a_run_killed_after_its_last_step_has_only_its_weights_to_write(train_co
     assert all(torch.equal(tensor, before[name]) for name, tensor in weights(run).items())
     assert MetricsFile(run / "metrics.csv").rows() == curves
     assert RunFolder(run).manifest()["status"] == "finished"
+
+
+def test_a_run_whose_weights_are_gone_is_not_finished(train_config, capsys):
+    config = changed(train_config, trainer={"checkpoint_every": 4})
+    run = train(config)
+    before = weights(run)
+    shutil.rmtree(run / "unet")
+    assert not RunFolder(run).finished
+    state = job_state(Job(0, [], run), {})
+    assert (state.state, state.note) == ("failed", "finished, but its weights are gone")
+    train(config)
+    assert "was finished, but its weights are gone" in capsys.readouterr().out
+    assert all(torch.equal(tensor, before[name]) for name, tensor in weights(run).items())
+    assert job_state(Job(0, [], run), {}).state == "finished"
+
+
+def test_a_run_does_not_go_on_from_another_model(train_config, tiny_pipeline_folder, tmp_path):
+    """Under the same name: the whole model is known by its content."""
+    model = shutil.copytree(tiny_pipeline_folder, tmp_path / "model")
+    config = changed(train_config, model={"pretrained": str(model)})
+    run = train(config)
+    scheduler = model / "scheduler" / "scheduler_config.json"
+    before = scheduler.read_text()
+    scheduler.write_text(before.replace("0.012", "0.013"))
+    with pytest.raises(UserError, match="its scheduler has changed since"):
+        train(config)
+    with pytest.raises(UserError, match="its scheduler has changed since"):
+        find_models(str(run), tmp_path)[0].check()
+    shutil.rmtree(run / "unet")  # it would go on from its last checkpoint
+    with pytest.raises(UserError, match="its scheduler has changed since"):
+        train(config)
+    scheduler.write_text(before)
+    train(config)
+    vae = model / "vae" / "diffusion_pytorch_model.safetensors"
+    save_file({name: tensor + 1 for name, tensor in load_file(vae).items()}, vae)
+    began = RunFolder(run).manifest()["model_files"]
+    with pytest.raises(UserError, match="its vae has changed since"):
+        base_of(config, tmp_path, began).check()
+
+
+def test_a_model_that_is_not_whole_does_not_claim_the_folder(train_config, tiny_pipeline_folder, tmp_path):
+    model = shutil.copytree(tiny_pipeline_folder, tmp_path / "model")
+    config = changed(train_config, model={"pretrained": str(model)}, output_dir=str(tmp_path / "mine"))
+    file = model / "text_encoder" / "model.safetensors"
+    tensors = {name: tensor.clone() for name, tensor in load_file(file).items() if ".layers.0." not in name}
+    save_file(tensors, file)
+    with pytest.raises(UserError, match=r"lack encoder\.layers\.0"):
+        train(config)
+    assert not RunFolder(tmp_path / "mine").manifest()
 
 
 def test_another_config_in_the_folder_is_refused(train_config, tmp_path):

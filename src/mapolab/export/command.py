@@ -101,9 +101,9 @@ def _write(
         pipeline.unload_lora_weights()
     pipeline.to(dtype=dtype)
     for part in MODELS:
-        for name, tensor in getattr(pipeline, part).state_dict().items():
+        for tensor_name, tensor in getattr(pipeline, part).state_dict().items():
             if not is_finite(tensor):
-                raise UserError(f"{name} of the {part} overflows in {dtype}. Export with dtype=float32.")
+                raise UserError(f"{tensor_name} of the {part} overflows in {dtype}. Export with dtype=float32.")
     if "single_file" in formats:
         write_single_file(folder / f"{name}.safetensors", pipeline, name)
     if "pipeline" in formats:

@@ -46,12 +46,12 @@ class PipelineFolder:
         name = "scheduler_config.json" if part == "scheduler" else "config.json"
         file = self._folder(f"{part}/{name}".lstrip("/")) / part / name
         if not file.is_file():
-            self._part_folder(part)  # says that all of it is missing
+            self.part_folder(part)  # says that all of it is missing
             raise UserError(f"{self.key}={self.name} has no {part or 'model'} ({name} is missing).")
         return file
 
     def tokenizer(self, part: str) -> CLIPTokenizer:
-        return load_tokenizer(tokenizer_files(self._part_folder(part)))
+        return load_tokenizer(tokenizer_files(self.part_folder(part)))
 
     def check(self, kind: type[nn.Module], part: str) -> None:
         """Raise UserError unless `load` can load the part."""
@@ -66,7 +66,7 @@ class PipelineFolder:
     def identity(self, part: str) -> list[str]:
         """`name:sha256` of every file that is read of a part, and of no other."""
         if part in TOKENIZERS:
-            return file_hashes(tokenizer_files(self._part_folder(part)))
+            return file_hashes(tokenizer_files(self.part_folder(part)))
         weights = self._weights(part)
         read = [self.config_file(part), *weights.files, *([weights.index] if weights.index else [])]
         return file_hashes(sorted(read))
@@ -74,14 +74,14 @@ class PipelineFolder:
     def _weights(self, part: str) -> WeightFiles:
         stem = "model" if part.startswith("text_encoder") else "diffusion_pytorch_model"
         try:
-            return find_weights(self._part_folder(part), stem, self.variant)
+            return find_weights(self.part_folder(part), stem, self.variant)
         except UserError as error:
             raise UserError(f"The {self._called(part)} cannot be loaded: {error}") from None
 
     def _called(self, part: str) -> str:
         return f"{part or 'model'} of {self.name}"
 
-    def _part_folder(self, part: str) -> Path:
+    def part_folder(self, part: str) -> Path:
         """Where a part's files are, fetched if they were not."""
         folder = self._folder(part) / part
         if not folder.is_dir():

@@ -144,8 +144,7 @@ def _fitting(
             fault = "does not hold floating-point numbers of 8 to 64 bits (a quantised model cannot be read)"
         for name, part in pairs or []:
             if expected[name] != part.shape:
-                fault = f"has the shape {tuple(tensor.shape)}, which gives {name} {tuple(part.shape)}"
-                fault += f" and not {tuple(expected[name])}"
+                fault = f"has the shape {tuple(tensor.shape)}, and {name} needs {tuple(expected[name])}"
             elif name not in missing:
                 fault = f"is there twice: {name} has its tensor already"
             missing.discard(name)
@@ -167,7 +166,10 @@ def _broken(weights: WeightFiles, key: str, dtype: torch.dtype | None = None) ->
     if dtype is None:
         return f"The weights in {weights} are broken: {key} holds numbers that are not finite. Fetch them again."
     name = str(dtype).removeprefix("torch.")
-    return f"The weights in {weights} do not fit into {name}: {key} overflows there. Load them in float32."
+    return (
+        f"The weights in {weights} do not fit into {name}: {key} overflows there. Take float32 (precision=, or "
+        "model.vae_dtype, model.encoder_dtype, model.frozen_dtype)."
+    )
 
 
 def _keys(weights: WeightFiles, file: Path) -> list[str]:
