@@ -17,7 +17,8 @@ study: $(VENV)/installed
 study-tasks: $(VENV)/installed-test
 	$(BIN)/python scripts/study_tasks.py
 
-# The default suite, on two cores: two processes of one thread each, and a file's tests stay in one of them.
+# The default suite, on two cores: two processes of one thread each, and a file's tests stay in one of them. The test of
+# what is flushed to the disk needs Debian's package `strace`; without it it is skipped, and says so.
 test: $(VENV)/installed-test
 	$(BIN)/ruff check
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile

@@ -81,6 +81,10 @@ def test_the_help_of_a_command_is_hydras_under_our_header(capsys: pytest.Capture
         "train --config-dir no/such/folder": "not found",
         "evaluate": "models has no value",
         "compare run=x": "Did you mean runs?",
+        "compare runs=${x}": r"Correct the ${...} in it; for these signs themselves write \${...}.",
+        r"compare runs=\${x}": "There is no run at ${x}",
+        "compare runs=it's": "quotes or brackets",
+        "compare runs='a[1]'": "There is no run at a[1]",
     }.items(),
 )
 def test_a_mistake_is_one_paragraph_and_exit_code_2(

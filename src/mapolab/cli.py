@@ -100,7 +100,8 @@ def _with_script(command: str, arguments: list[str]) -> list[str]:
             "--sbatch takes the name of the script to write, and belongs to train: mapolab train objective=mapo "
             "--sbatch job.sh."
         )
-    launcher = ["hydra/launcher=slurm", f"hydra.launcher.script='{arguments[at + 1]}'", "hydra.launcher.submit=false"]
+    quoted = arguments[at + 1].replace("'", "\\'")
+    launcher = ["hydra/launcher=slurm", f"hydra.launcher.script='{quoted}'", "hydra.launcher.submit=false"]
     return [*arguments[:at], *arguments[at + 2 :], *launcher]
 
 

@@ -51,6 +51,15 @@ def test_its_unet_opens_in_diffusers(folder, unet):
     assert opened.config.addition_embed_type == "text_time"
 
 
+def test_the_newest_and_the_best_are_kept(folder, checkpoint):
+    folder.trim(2, best=2)
+    assert folder.all() == [folder.at(step) for step in (2, 4, 6)]
+    folder.trim(1, best=2)
+    assert folder.all() == [folder.at(2), folder.at(6)]
+    folder.trim(1)
+    assert folder.all() == [folder.at(6)]
+
+
 @pytest.mark.parametrize("file", ["unet/diffusion_pytorch_model.safetensors", "training_state.json", "manifest.json"])
 @pytest.mark.parametrize("damage", ["truncated", "overwritten", "removed"])
 def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_is_used(folder, file, damage, capfd):

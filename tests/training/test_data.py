@@ -4,6 +4,7 @@ import copy
 import csv
 import importlib.util
 import json
+import shutil
 from pathlib import Path
 
 import pyarrow as pa
@@ -128,6 +129,23 @@ def test_training_prepares_what_is_missing_and_then_loads_no_encoder(train_confi
     train(train_config)
     prepare_cache(config)
     assert "Ready: " in capfd.readouterr().out
+
+
+def test_a_cache_of_other_labels_is_refused(train_config, make_pairs, tmp_path):
+    """Exchanged labels leave a parquet file's size and footer as they are, and so its fingerprint."""
+    pairs, file = make_pairs(10), tmp_path / "pairs.parquet"
+    config = changed(train_config, path=written(file, pairs))
+    train(config)
+    before = file.read_bytes()
+    for pair in pairs:
+        pair["label_0"] = 1 - pair["label_0"]
+    written(file, pairs)
+    assert len(file.read_bytes()) == len(before) and file.read_bytes()[-500:] == before[-500:]
+    other = config | {"output_dir": str(tmp_path / "other")}
+    with pytest.raises(UserError, match=r"was made of other labels than the data has now.* Remove that folder"):
+        train(other)
+    shutil.rmtree(tmp_path / "outputs" / ".cache")
+    train(other)
 
 
 def test_the_evaluated_captions_must_not_be_trained_on(train_config, pairs_file):

@@ -42,6 +42,18 @@ def test_the_average_is_the_sum_that_its_formula_says():
     assert expected == pytest.approx(1.1725)
 
 
+def test_the_average_of_half_precision_weights_is_kept_in_float32():
+    """Steps of 1/512 of the weight are lost in bfloat16, whose numbers near 1 are 1/128 apart."""
+    average, run, module = ExponentialMovingAverage(0.5), Run(), Module()
+    module.weight.data = torch.ones(1, dtype=torch.bfloat16)
+    average.on_fit_start(run, module)
+    module.weight.data.fill_(1 + 1 / 128)
+    run.global_step = 1000
+    for decayed in (1 / 2, 3 / 4, 7 / 8):
+        average.on_train_batch_end(run, module, None, None, 1)
+        assert average.weights["weight"].item() == 1 + decayed / 128
+
+
 def test_a_moving_reference_goes_a_share_of_one_minus_decay():
     model = nn.Linear(1, 1)
     model.bias.requires_grad_(False)

@@ -42,8 +42,9 @@ def test_a_run_that_starts_over_starts_the_file_over(file):
 
 
 def test_summary_of_a_run(file):
+    file.append(row(5) | {"samples_per_second": 0.4})  # ten seconds: one hiccup
     figures = summary(file.rows())
     assert figures == {
-        "steps": 5, "wall_seconds": 2.5, "samples_per_second": 8.0, "step_time_seconds": 0.5, "peak_memory_gib": 5.0
+        "steps": 6, "wall_seconds": 12.5, "samples_per_second": 8.0, "step_time_seconds": 0.5, "peak_memory_gib": 6.0
     }  # fmt: skip
     assert summary([]) == {"steps": 0, "wall_seconds": 0.0}

@@ -139,6 +139,16 @@ def test_a_run_that_is_stopped_continues_to_the_bit(config, undisturbed, tmp_pat
     assert_same(undisturbed(name), train(stopped))
 
 
+def test_a_run_does_not_go_on_with_other_rewards(config, tmp_path, monkeypatch):
+    stopped = with_settings(config, {}, tmp_path / "stopped")
+    interrupt(monkeypatch, 5, 0)
+    with pytest.raises(Interrupted):
+        train(stopped)
+    monkeypatch.setattr(JPEGSize, "version", 2)
+    with pytest.raises(UserError, match="was rewarded by another version of jpeg_size"):
+        train(stopped)
+
+
 @pytest.fixture
 def dead(config, tmp_path, monkeypatch) -> dict[str, Any]:
     """A run that died in round 2, at step 8; its checkpoints, after steps 3 and 6, stand in rounds 0 and 1."""

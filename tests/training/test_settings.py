@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from adapters import LORA
 from diffusers import StableDiffusionXLPipeline
 from safetensors.torch import load_file
 
@@ -20,10 +21,6 @@ from mapolab.models.trained import load_trained
 from mapolab.training.metrics import MetricsFile, StepMetrics
 from mapolab.training.run import train
 
-LORA = {
-    "rank": 4, "alpha": 8.0, "dropout": 0.0, "dora": False, "target_modules": ["to_q", "to_v"], "text_encoders": False,
-    "text_encoder_learning_rate": None, "text_encoder_target_modules": ["q_proj", "v_proj", "out_proj"],
-}  # fmt: skip
 DPO = {"name": "diffusion_dpo", "beta": 2000.0}
 ON_LINE = {"cache": False}
 SETTINGS: dict[str, dict[str, Any]] = {

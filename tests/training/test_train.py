@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow.parquet as parquet
 import pytest
 import torch
+from adapters import LORA
 from diffusers import StableDiffusionXLPipeline, UNet2DConditionModel
 from diffusers.optimization import get_scheduler
 from safetensors.torch import load_file
@@ -27,12 +28,7 @@ from mapolab.models.sdxl import SDXL
 from mapolab.streams import Stream, generator
 from mapolab.training.data import build_datamodule, held_out_config, open_data
 from mapolab.training.run import train
-from mapolab.training.validation import BEYOND
 
-LORA = {
-    "rank": 4, "alpha": 8.0, "dropout": 0.0, "dora": False, "target_modules": ["to_q", "to_v"], "text_encoders": False,
-    "text_encoder_learning_rate": None, "text_encoder_target_modules": ["q_proj", "v_proj", "out_proj"],
-}  # fmt: skip
 BETAS = {"sft": {}, "mapo": {"beta": 8.0}, "diffusion_dpo": {"beta": 2000.0}, "diffusion_kto": {"beta": 1000.0}}
 
 
@@ -56,10 +52,12 @@ def changed(config: dict, **blocks) -> dict:
     return config
 
 
-def by_hand(config: dict, empty: tuple[torch.Tensor, ...] | None = None) -> dict[str, torch.Tensor]:
+def by_hand(
+    config: dict, empty: list[torch.Tensor] | None = None, curves: list[dict[str, float]] | None = None
+) -> dict[str, torch.Tensor]:
     """The same training as a plain PyTorch loop, on the latents that the run has cached.
 
-    empty: prompt_embeds and pooled_prompt_embeds of a dropped prompt.
+    empty: prompt_embeds and pooled_prompt_embeds of a dropped prompt. curves: gets a row for each step.
     """
     settings, data = config["trainer"], config["data"]
     sdxl = SDXL(config["model"]["pretrained"])
@@ -77,16 +75,26 @@ def by_hand(config: dict, empty: tuple[torch.Tensor, ...] | None = None) -> dict
     )  # fmt: skip
     average = {name: tensor.clone() for name, tensor in unet.state_dict().items()}
     for step in range(1, settings["max_steps"] + 1):
+        losses = []
         for _ in range(settings["gradient_accumulation"]):
             batch = datamodule.dataset.__getitems__(next(steps))
             for row, position in enumerate(batch["positions"]):
                 if generator(config["seed"], Stream.PROMPT_DROPOUT, position).random() < data["prompt_dropout"]:
                     batch["prompt_embeds"][row], batch["pooled_prompt_embeds"][row] = (one[0] for one in empty)
-            task = denoising_task(batch, scheduler, config["seed"], with_rejected=True)
+            span = config["diffusion"]["timestep_range"]
+            task = denoising_task(batch, scheduler, config["seed"], with_rejected=True, timesteps_from=span)
             predictions = predict(unet, task), task.target, reference.predict(task)
-            loss = objective(pair_errors(*predictions, with_rejected=True)).loss
+            factors = None
+            if config["diffusion"]["timestep_weighting"] == "min_snr":
+                signal = scheduler.alphas_cumprod[task.timesteps[: data["batch_size"]]]
+                factors = (config["diffusion"]["min_snr_gamma"] * (1 - signal) / signal).clamp(max=1)
+            loss = objective(pair_errors(*predictions, with_rejected=True, weights=factors)).loss
+            losses.append(loss.item())
             (loss / settings["gradient_accumulation"]).backward()
-        torch.nn.utils.clip_grad_norm_(unet.parameters(), settings["gradient_clip_norm"])
+        norm = torch.nn.utils.clip_grad_norm_(unet.parameters(), settings["gradient_clip_norm"])
+        if curves is not None:
+            rate = schedule.get_last_lr()[0]
+            curves.append({"loss": np.mean(losses), "gradient_norm": norm.item(), "learning_rate": rate})
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()
@@ -110,6 +118,16 @@ def assert_close(found: dict[str, torch.Tensor], expected: dict[str, torch.Tenso
 @pytest.mark.parametrize("method", ["mapo", "diffusion_dpo"])
 def test_a_run_equals_a_plain_training_loop(train_config, method):
     config = changed(train_config, objective={"name": method, **BETAS[method]})
+    config["trainer"]["gradient_clip_norm"] = 0.7
+    run, curves = train(config), []
+    assert_close(weights(run), by_hand(config, curves=curves))
+    for row, expected in zip(rows(run), curves, strict=True):
+        assert {name: float(row[name]) for name in expected} == pytest.approx(expected, rel=2e-3)
+    assert max(one["gradient_norm"] for one in curves) > 0.7  # as it was before it was clipped
+
+
+def test_a_range_of_timesteps_and_their_weights_equal_the_loops(train_config):
+    config = changed(train_config, diffusion={"timestep_weighting": "min_snr", "timestep_range": [100, 499]})
     assert_close(weights(train(config)), by_hand(config))
 
 
@@ -158,7 +176,7 @@ def test_validation_is_the_objective_on_other_pairs_without_dropout(train_config
     objective, held_out = objectives.build(**dpo), held_out_config(config)
     datamodule = build_datamodule(held_out, objective, open_data(held_out, objective), sdxl)
     datamodule.setup("fit")
-    first, sums = BEYOND // 10 * 10, {"loss": 0.0, "margin": 0.0, "implicit_accuracy": 0.0}
+    first, sums = (1 << 48) // 10 * 10, {"loss": 0.0, "margin": 0.0, "implicit_accuracy": 0.0}
     with torch.no_grad():
         for start in range(first, first + 10, 2):
             batch = datamodule.dataset.__getitems__(MicroStep([start, start + 1], start + 2))
@@ -269,10 +287,10 @@ def test_adafactor(train_config):
 
 def test_tensorboard_gets_the_curves_too(train_config):
     logger = {"_target_": "lightning.pytorch.loggers.TensorBoardLogger", "name": "tensorboard", "version": ""}
-    run = train(train_config | {"logger": logger})
+    run = train(changed(train_config, trainer={"log_every": 2}) | {"logger": logger})
     events = EventAccumulator(str(run / "tensorboard")).Reload()
-    assert [event.step for event in events.Scalars("loss")] == list(range(6))
-    assert events.Scalars("loss")[3].value == pytest.approx(float(rows(run)[3]["loss"]))
+    assert [event.step for event in events.Scalars("loss")] == [0, 2, 4]
+    assert events.Scalars("loss")[1].value == pytest.approx(float(rows(run)[2]["loss"]))
 
 
 def test_an_evaluation_that_cannot_be_drawn_is_refused_at_the_start(train_config):

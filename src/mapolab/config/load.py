@@ -25,7 +25,8 @@ def load(config: DictConfig, command: str) -> dict[str, Any]:
         raise _not_set(error.full_key) from None
     except InterpolationResolutionError as error:
         raise UserError(
-            f"{error.full_key} cannot be resolved: {_first_line(error)}. Correct the ${{...}} in it."
+            f"{error.full_key} cannot be resolved: {_first_line(error)}. Correct the ${{...}} in it; "
+            "for these signs themselves write \\${...}."
         ) from None
     config = typed(values, SCHEMAS[command])
     if config.get("objective"):

@@ -23,7 +23,7 @@ def explain(error: Exception, command: str) -> str:
     if "override_grammar" in text:
         return (
             f"The command line cannot be read: {_joined(text.split('See https')[0])}. Overrides are key=value; quote a "
-            "value that holds spaces, '=' or brackets, for the shell as well: 'key=\"a = b\"'."
+            "value that holds spaces, '=', quotes or brackets, for the shell as well: 'key=\"a = b\"'."
         )
     return f"The config cannot be composed: {_joined(text)}"
 

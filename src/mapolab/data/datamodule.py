@@ -134,7 +134,24 @@ class PairDataModule(LightningDataModule):
         folder = self.cache_folder / spec.key
         if self.trainer is not None:
             self._make(spec, folder)
-        return PreparedCache.open(folder, spec)
+        cache = PreparedCache.open(folder, spec)
+        self._check_labels(cache)
+        return cache
+
+    def _check_labels(self, cache: PreparedCache) -> None:
+        """Raise UserError if the data's labels have changed since the cache was made.
+
+        The fingerprint of parquet files is one of their sizes and footers, which other labels may leave as they are.
+        Files that lie elsewhere are taken as they were: their labels would have to be fetched.
+        """
+        if getattr(self.source, "remote", False):
+            return
+        labels = np.concatenate([self.source.labels(block) for block in range(len(self.source.block_sizes))])
+        if not np.array_equal(labels, cache.labels, equal_nan=True):
+            raise UserError(
+                f"The cache {cache.folder} was made of other labels than the data has now, though its files have the "
+                "same size and footers. Remove that folder, or choose another data.cache_folder; it is made again."
+            )
 
     def _make(self, spec: CacheSpec, folder: Path) -> None:
         strategy = self.trainer.strategy

@@ -48,7 +48,7 @@ class DinoV2(Features):
         self.device, self.dtype = device, torch.float16 if device != "cpu" else torch.float32
         self.model = load_whole("dinov2", Dinov2Model, folder, self.dtype).eval().to(device)
         self.processor = BitImageProcessorPil.from_pretrained(folder)
-        self.fingerprint = short_hash(["dinov2", str(self.dtype), *identity(folder)])
+        self.fingerprint = short_hash(["dinov2", *identity(folder)])
 
     @torch.no_grad()
     def __call__(self, pictures: list[Image.Image]) -> torch.Tensor:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from mapolab.errors import UserError
-from mapolab.files import read_json, write_json
+from mapolab.files import read_json, short_hash, write_json
 from mapolab.report.runs import Method, Run
 
 # Field of a run's manifest -> what stands for a method of several runs. `teraflops` is counted, not in the manifest.
@@ -27,6 +27,10 @@ COST_HEADERS = {
 }
 
 
+COUNT_VERSION = 1
+"""To be raised where `operations_per_step` counts otherwise."""
+
+
 def cost(method: Method, field: str) -> float | None:
     """A field of `COSTS` over the method's runs; None for models that were not trained here."""
     values = [_value(run, field) for run in method.runs]
@@ -39,16 +43,17 @@ def _value(run: Run, field: str) -> float | None:
 
 
 def training_teraflops(run: Run) -> float | None:
-    """Operations of the whole training, in 10^12, counted on fake tensors once a run; None where they cannot be."""
+    """Operations of the whole training, in 10^12, counted on fake tensors and kept beside the run's config; None where
+    they cannot be counted."""
     if not run.config or not run.manifest.get("steps"):
         return None
-    kept = run.folder / "operations.json"
-    if kept.is_file():
-        per_step = read_json(kept)["per_step"]
-    else:
-        per_step = _operations_per_step(run.config)
-        write_json(kept, {"per_step": per_step})
-    return None if per_step is None else per_step * run.manifest["steps"] / 1e12
+    kept, counted_from = run.folder / "operations.json", short_hash([COUNT_VERSION, run.config])
+    found = read_json(kept) if kept.is_file() else {}
+    if found.get("counted_from") != counted_from:
+        found = {"per_step": _operations_per_step(run.config), "counted_from": counted_from}
+        if found["per_step"] is not None:  # the model's configs may be at hand another time
+            write_json(kept, found)
+    return None if found["per_step"] is None else found["per_step"] * run.manifest["steps"] / 1e12
 
 
 def _operations_per_step(config: dict[str, Any]) -> float | None:

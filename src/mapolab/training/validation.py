@@ -47,7 +47,6 @@ class Validation(Callback):
             self.file.cut(trainer.global_step + 1)
         if trainer.global_step == 0:
             self._validate(trainer)
-            self.is_new_best = False  # there is nothing to keep yet
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int

@@ -129,7 +129,7 @@ class ImageReward(Scorer):
 
     def weights_identity(self) -> list[str]:
         sizes = json.dumps(self.sizes, sort_keys=True)
-        return [*identity(self.path, self.tokenizer_folder), sizes, str(self.network.vision.dtype)]
+        return [*identity(self.path, self.tokenizer_folder), sizes]
 
 
 def _preprocess(size: int) -> transforms.Compose:

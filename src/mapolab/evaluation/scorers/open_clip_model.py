@@ -39,7 +39,7 @@ class OpenClip:
     def identity(self) -> list[str]:
         """What decides the embeddings, beside the weights."""
         config = open_clip.get_model_config(self.architecture)
-        return [json.dumps(config, sort_keys=True, default=str), str(self.preprocess), str(self.dtype)]
+        return [json.dumps(config, sort_keys=True, default=str), str(self.preprocess)]
 
     def embed_pictures(self, pictures: list[Image.Image]) -> torch.Tensor:
         """-> (B, D), of length 1."""

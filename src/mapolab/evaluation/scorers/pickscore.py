@@ -53,4 +53,4 @@ class PickScore(Scorer):
         return len(self.tokenizer(prompt, verbose=False)["input_ids"])
 
     def weights_identity(self) -> list[str]:
-        return [*identity(self.folder, self.processor_folder), str(self.dtype)]
+        return identity(self.folder, self.processor_folder)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mapolab.diffusion.errors import DenoisingTask, predict
 from mapolab.diffusion.policy import DDIMPolicy, log_prob, step_kl
-from mapolab.errors import Interrupted
+from mapolab.errors import Interrupted, UserError
 from mapolab.models.encoder import Encoder
 from mapolab.models.reference import Reference
 from mapolab.models.trained import TrainedModel
@@ -23,7 +23,7 @@ from mapolab.training.online.sharing import share_round
 from mapolab.training.online.store import Rollout, RolloutFolder, Share
 from mapolab.training.resume import step_of
 
-KEPT = "rewards_by_prompt"  # in a checkpoint
+KEPT, REWARDED_BY = "rewards_by_prompt", "rewarded_by"  # in a checkpoint
 
 
 class PolicyModule(BaseModule):
@@ -58,11 +58,18 @@ class PolicyModule(BaseModule):
         self.rollout: Rollout | None = None
         self.conditions: Conditions | None = None
         self.rewards: Rewards | None = None
+        self.rewarded_by: dict[str, str] | None = None  # before the restart
 
     def on_fit_start(self) -> None:
-        """Also build the scorers, where the device is known."""
+        """Also build the scorers, where the device is known. Raises UserError if they are not as they were."""
         super().on_fit_start()
         self.rewards = Rewards.of(self.settings, str(self.device))
+        now, before = self.rewards.fingerprints, self.rewarded_by
+        if changed := [name for name in now if before is not None and before.get(name) != now[name]]:
+            raise UserError(
+                f"The run was rewarded by another version of {changed[0]}: its weights, other files behind it or its "
+                "code have changed since. Restore them, or start a new run with another output_dir."
+            )
 
     def on_train_batch_start(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Before a round's first forward pass: have its pictures.
@@ -113,10 +120,12 @@ class PolicyModule(BaseModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
         checkpoint[KEPT] = self.statistics.rewards
+        checkpoint[REWARDED_BY] = self.rewards.fingerprints
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
         self.statistics.rewards = checkpoint[KEPT]
+        self.rewarded_by = checkpoint.get(REWARDED_BY)  # earlier versions do not have it
 
     def _gaussian(
         self, predict_one: Predict, prompts: list[str], steps: Tensor, latents: Tensor

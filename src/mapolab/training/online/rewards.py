@@ -31,6 +31,11 @@ class Rewards:
         """Of the scorers."""
         return [scorer.name for scorer in self.scorers]
 
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """What decides each scorer's numbers, by its name."""
+        return {scorer.name: scorer.fingerprint for scorer in self.scorers}
+
     def scores(self, pictures: list[Image.Image], prompts: list[str]) -> list[dict[str, float]]:
         """Each picture's score by each scorer. Raises RunError for one that is not finite."""
         columns = {scorer.name: scorer.judge_all(pictures, prompts) for scorer in self.scorers}
