@@ -69,7 +69,8 @@ def check_settings(options: dict[str, Any], models: Iterable[SDXL], block: str =
     options = USUAL | {key: value for key, value in options.items() if value is not None}
     if options["negative_prompt"] and options["guidance_scale"] == 1:
         raise UserError(
-            f"{block}negative_prompt has no effect without guidance, which {block}guidance_scale=1 turns off. Give {block}guidance_scale above 1, or no negative prompt."
+            f"{block}negative_prompt has no effect without guidance, which {block}guidance_scale=1 turns off. Give "
+            f"{block}guidance_scale above 1, or no negative prompt."
         )
     for sdxl in dict.fromkeys(models):
         factor = sdxl.pixels_per_latent

@@ -26,6 +26,16 @@ def check_architecture(name: str, parts: Parts) -> None:
             f"The model {name} has a UNet with {unet.get('in_channels')} input channels (4 are latents; more "
             "are for inpainting or editing). Give a text-to-image SDXL."
         )
+    if unet.get("out_channels", 4) != 4:
+        raise UserError(
+            f"The model {name} has a UNet with {unet['out_channels']} output channels: it predicts a variance, too, or "
+            "something else. Give an SDXL whose UNet predicts the noise or the velocity alone."
+        )
+    if unet.get("time_cond_proj_dim") is not None:
+        raise UserError(
+            f"The model {name} has a UNet that is told the guidance scale (time_cond_proj_dim), as one distilled to "
+            "a few steps is (LCM). Give the model that it was distilled from."
+        )
     first, second = parts.config("text_encoder"), parts.config("text_encoder_2")
     width = first["hidden_size"] + second["hidden_size"]
     pooled = second["projection_dim"] + 6 * (unet.get("addition_time_embed_dim") or 0)
