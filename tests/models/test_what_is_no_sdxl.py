@@ -58,6 +58,13 @@ def test_an_inpainting_unet(folder):
     assert "9 input channels" in fault(pretrained=str(folder))
 
 
+def test_a_distilled_unet_and_one_with_a_variance(folder):
+    edited(folder, "unet/config.json", time_cond_proj_dim=256)
+    assert "is told the guidance scale (time_cond_proj_dim)" in fault(pretrained=str(folder))
+    edited(folder, "unet/config.json", time_cond_proj_dim=None, out_channels=8)
+    assert "8 output channels: it predicts a variance" in fault(pretrained=str(folder))
+
+
 @pytest.mark.parametrize(
     ("tensor", "message"),
     [

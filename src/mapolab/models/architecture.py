@@ -35,6 +35,16 @@ def check_architecture(name: str, parts: Parts) -> None:
             f"The model {name} has a UNet with {unet.get('in_channels')} input channels (4 are latents; more "
             "are for inpainting or editing). Give a text-to-image SDXL."
         )
+    if unet.get("out_channels", 4) != 4:
+        raise UserError(
+            f"The model {name} has a UNet with {unet['out_channels']} output channels: it predicts a variance, too, or "
+            "something else. Give an SDXL whose UNet predicts the noise or the velocity alone."
+        )
+    if unet.get("time_cond_proj_dim") is not None:
+        raise UserError(
+            f"The model {name} has a UNet that is told the guidance scale (time_cond_proj_dim), as one distilled to "
+            "a few steps is (LCM). Give the model that it was distilled from."
+        )
     first, second = (_number(name, parts, part, "hidden_size") for part in ("text_encoder", "text_encoder_2"))
     projection = _number(name, parts, "text_encoder_2", "projection_dim")
     attended = _number(name, parts, "unet", "cross_attention_dim")

@@ -21,7 +21,7 @@ NAMED = ("pretrained", "revision", "variant", "single_file_config")
 
 @dataclass(frozen=True)
 class Architecture:
-    """Configs by part. assumed: they are SDXL's, because the model's own could not be read. timesteps: their number."""
+    """Configs by part. assumed: they are SDXL's, as its own could not be read. timesteps: how many it has."""
 
     configs: dict[str, dict[str, Any]]
     assumed: bool
