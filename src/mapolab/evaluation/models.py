@@ -86,10 +86,11 @@ class EvaluatedModel:
     @cached_property
     def fingerprint(self) -> str:
         """40 hex characters that name all bytes and settings that are read to draw with it, wherever they lie."""
-        base = self.sdxl.identity(unet=self.own_unet is None)
-        adapters = file_hashes(lora_files(self.weights)) if self.weights and not self.own_unet else []
-        own = self.own_unet.identity("") if self.own_unet else adapters
-        return content_key([DRAWING_VERSION, base, own, self.sdxl.scheduler_config()])
+        read = self.sdxl.identity(unet=self.own_unet is None)
+        if self.own_unet:
+            read["unet"] = self.own_unet.identity("")
+        lora = file_hashes(lora_files(self.weights)) if self.weights and not self.own_unet else []
+        return content_key([DRAWING_VERSION, read, lora, self.sdxl.scheduler_config()])
 
     def check(self) -> None:
         """Raise UserError for what cannot draw: each part of it must be whole, and what a run started from."""

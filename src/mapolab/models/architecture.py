@@ -5,6 +5,14 @@ from typing import Any, Protocol
 from mapolab.errors import UserError
 
 PREDICTION_TYPES = ("epsilon", "v_prediction")
+# What diffusers would load each part as, from model_index.json; the first is SDXL's. A VAE may be given by itself.
+CLASSES = {
+    "unet": ("UNet2DConditionModel",),
+    "text_encoder": ("CLIPTextModel", "CLIPTextModelWithProjection"),
+    "text_encoder_2": ("CLIPTextModelWithProjection",),
+    "tokenizer": ("CLIPTokenizer", "CLIPTokenizerFast"),
+    "tokenizer_2": ("CLIPTokenizer", "CLIPTokenizerFast"),
+}
 
 
 class Parts(Protocol):
@@ -38,7 +46,7 @@ def check_architecture(name: str, parts: Parts) -> None:
             "was trained with."
         )
     wanted = _number(name, parts, "unet", "projection_class_embeddings_input_dim")
-    if wanted != (pooled := projection + 6 * (unet.get("addition_time_embed_dim") or 0)):
+    if wanted != (pooled := projection + 6 * _number(name, parts, "unet", "addition_time_embed_dim")):
         raise UserError(
             f"The model {name} does not fit together: its UNet wants "
             f"{wanted} numbers of pooled prompt and micro-conditioning, its "
@@ -78,11 +86,22 @@ def scheduler_settings(config: dict[str, Any], prediction_type: str, zero_termin
 
 def _check_class(name: str, index: dict[str, Any]) -> None:
     kind = index.get("_class_name", "")
-    if not kind.startswith("StableDiffusionXL"):
+    if not str(kind).startswith("StableDiffusionXL"):
         found = f"a {kind}" if kind else "no diffusers pipeline (it has no model_index.json)"
         raise UserError(f"The model {name} is {found}, but mapolab is for SDXL: StableDiffusionXLPipeline.")
-    if index.get("requires_aesthetics_score") or index.get("text_encoder", [1])[0] is None:
+    if index.get("requires_aesthetics_score") or index.get("text_encoder", [1]) in (None, [], [None, None]):
         raise UserError(
             f"The model {name} is the SDXL refiner, which has one text encoder and is no text-to-image model. "
             "Give an SDXL base."
+        )
+    for part, classes in CLASSES.items():
+        listed = index.get(part, [None, classes[0]])
+        if not isinstance(listed, list) or len(listed) != 2 or listed[1] not in classes:
+            raise UserError(
+                f"The model_index.json of {name} has {part}: {listed}, but SDXL's is a {classes[0]}. Give an SDXL base."
+            )
+    if not isinstance(index.get("force_zeros_for_empty_prompt", True), bool):
+        raise UserError(
+            f"The model_index.json of {name} has force_zeros_for_empty_prompt="
+            f"{index['force_zeros_for_empty_prompt']!r}. Make it true or false."
         )

@@ -87,12 +87,16 @@ class SDXL:
         lengths = []
         for tokenizer, encoder in zip(self.load_tokenizers(), ("text_encoder", "text_encoder_2"), strict=True):
             config = CLIPTextConfig(**self.parts.config(encoder))
-            length, words = tokenizer.model_max_length, max(tokenizer.get_vocab().values()) + 1
-            if length > config.max_position_embeddings or words > config.vocab_size:
+            length, ids = tokenizer.model_max_length, set(tokenizer.get_vocab().values())
+            if type(length) is not int or not 2 < length <= config.max_position_embeddings:
                 raise UserError(
-                    f"A tokenizer of {self.pretrained} does not fit its {encoder}: prompts of {length} tokens out of "
-                    f"{words}, where that takes {config.max_position_embeddings} out of {config.vocab_size}. Check its "
-                    "files, tokenizer_config.json with model_max_length among them."
+                    f"A tokenizer of {self.pretrained} makes prompts of {length} tokens, but its {encoder} takes 3 to "
+                    f"{config.max_position_embeddings}. Check model_max_length in its tokenizer_config.json."
+                )
+            if ids != set(range(config.vocab_size)):
+                raise UserError(
+                    f"A tokenizer of {self.pretrained} has {len(ids)} tokens, but its {encoder} has embeddings of "
+                    f"{config.vocab_size}. Check that its files are whole, and of this model."
                 )
             lengths.append(length)
         if lengths[0] != lengths[1]:

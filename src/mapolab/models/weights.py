@@ -144,8 +144,7 @@ def _fitting(
             fault = "does not hold floating-point numbers of 8 to 64 bits (a quantised model cannot be read)"
         for name, part in pairs or []:
             if expected[name] != part.shape:
-                fault = f"has the shape {tuple(tensor.shape)}, which gives {name} {tuple(part.shape)}"
-                fault += f" and not {tuple(expected[name])}"
+                fault = f"has the shape {tuple(tensor.shape)}, and {name} needs {tuple(expected[name])}"
             elif name not in missing:
                 fault = f"is there twice: {name} has its tensor already"
             missing.discard(name)

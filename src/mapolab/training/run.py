@@ -90,8 +90,10 @@ def _train_as_helper(config: dict[str, Any], folder: RunFolder, stop: StopReques
     there is anything to do: nobody would come to meet it."""
     folder.check(config)
     if not folder.finished:
+        parts = prepare(config)
+        folder.check_model(parts.sdxl.files())
         with quiet_libraries():
-            _fit(config, prepare(config), folder.path, stop)
+            _fit(config, parts, folder.path, stop)
 
 
 def _train_as_owner(config: dict[str, Any], folder: RunFolder, stop: StopRequest, requeue: Requeue | None) -> None:
