@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from mapolab.errors import UserError
 from mapolab.evaluation.differences import Difference, compare, holm, measurable
 from mapolab.evaluation.intervals import Estimate
 from mapolab.evaluation.statistics import MethodScores, PairedStatistics
@@ -135,8 +134,10 @@ class Comparison:
 
 
 def compare_methods(base: Method, methods: list[Method], confidence: float) -> Comparison:
-    """Estimate every score of every method. Raises UserError for a bad confidence, scores or clusters."""
-    _check_clusters([base, *methods])
+    """Estimate every score of every method, by the clusters of the base's prompts.
+
+    Raises UserError for a bad confidence or scores.
+    """
     run = base.runs[0]
     statistics = statistics_of(run, confidence)
     scorers = [about for about in run.settings["scorers"] if _everyone_has(about["name"], methods)]
@@ -164,17 +165,6 @@ def bounded(method: Method, about: dict[str, Any]) -> MethodScores:
 def _clusters(run: Run) -> list[str]:
     # Told apart, so that a prompt without a cluster joins none whose name it is.
     return [f"cluster {row['cluster']}" if row.get("cluster") else f"prompt {row['prompt']}" for row in run.pictures]
-
-
-def _check_clusters(everyone: list[Method]) -> None:
-    runs = [run for method in everyone for run in method.runs]
-    for run in runs[1:]:
-        if _clusters(run) != _clusters(runs[0]):
-            raise UserError(
-                f"{run.evaluation / 'scores.csv'} and {runs[0].evaluation / 'scores.csv'} do not agree on the column "
-                "cluster, which says which prompts belong together and decides every interval. Evaluate both again on "
-                "the same file of prompts, with the same clusters."
-            )
 
 
 def _everyone_has(scorer: str, methods: list[Method]) -> bool:
