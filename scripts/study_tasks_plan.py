@@ -46,6 +46,12 @@ class Task:
     scale: float
     kept: dict[str, tuple[str, ...]]
 
+    @property
+    def captions(self) -> str:
+        """Those that the final runs are judged on."""
+        name = self.validation.removesuffix("_validation").removesuffix("validation") or "test"
+        return f"builtin:emoji/prompts/{name}.csv"
+
 
 def _likeness(pictures: str, features: str, reduce: str) -> str:
     return f"{{_target_: subject, pictures: 'builtin:emoji/{pictures}', features: {features}, reduce: {reduce}}}"

@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 from mapolab import files
 from mapolab.evaluation.differences import compare, holm, measurable
 from mapolab.evaluation.intervals import Estimate
-from mapolab.evaluation.statistics import MethodScores, PairedStatistics
+from mapolab.evaluation.statistics import MINIMUM, MethodScores, PairedStatistics
 from mapolab.report.names import METHOD_NAMES
 from study_tasks_plan import METHODS, SEARCH_SEED, SEEDS, TASKS, TRIALS, Trial, search_trials
 from study_tasks_scores import FOLDER, Scores
@@ -177,6 +177,12 @@ def told(result: TaskResult) -> str:
     """Who is ahead, who cannot be told from that, who is measurably above or below the base."""
     means = {name: result.mean(name).value for name in result.worth if name != "base"}
     best = max(means, key=means.get)
+    clusters = result.statistics.clusters
+    if clusters < MINIMUM:
+        return (
+            f"{METHOD_NAMES[best]} has the most ({means[best]:.2f}). The captions make {clusters} clusters, of which "
+            f"{MINIMUM} are the least for an interval or a test: nothing here is called measurable."
+        )
     close = [
         METHOD_NAMES[name]
         for name in means

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from mapolab import files
+from mapolab.evaluation.prompt_table import read_table
 from mapolab.evaluation.scores_table import OWN
 from mapolab.evaluation.statistics import MethodScores, PairedStatistics
-from mapolab.tiny.concepts import concept_of
 from study_tasks_plan import TASKS, Trial
 
 FOLDER = Path("docs") / "study"
@@ -70,9 +70,10 @@ class Scores:
         return np.array([float(row[name]) for row in rows])
 
     def statistics(self, trial: Trial) -> PairedStatistics:
-        """By the concept of each caption; captions of the subject, which is one, by themselves."""
+        """By the column cluster of the task's captions: their concept, and of the one subject the background."""
+        clusters = {row.prompt: row.cluster for row in read_table(TASKS[self.task].captions)}
         prompts = [row["prompt"] for row in self.rows[trial.name]]
-        return PairedStatistics(np.array(prompts), np.array([concept_of(prompt) or prompt for prompt in prompts]))
+        return PairedStatistics(np.array(prompts), np.array([clusters[prompt] for prompt in prompts]))
 
     def best(self, trials: list[Trial]) -> Trial | None:
         """The trial with the highest mean worth; None where one of them is still to be done."""
