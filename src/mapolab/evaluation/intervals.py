@@ -80,9 +80,7 @@ class Spread:
         """
         of_clusters, of_seeds = self.squares(tail)
         alone = _t(tail, self.clusters) ** 2 * self.clusters.variance
-        below, above = (
-            math.sqrt(max(of_clusters * wider**2 + of_seeds, alone * wider**2)) for wider in self._widening
-        )
+        below, above = (math.sqrt(max(of_clusters * wider**2 + of_seeds, alone * wider**2)) for wider in self._widening)
         return below, above
 
     def squares(self, tail: float) -> tuple[float, float]:
