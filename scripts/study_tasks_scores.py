@@ -43,7 +43,9 @@ class Scores:
     def keep(self, trial: Trial) -> None:
         """Take over a run that has just been judged."""
         done = files.read_json(trial.folder / "run.json")
-        scorers = [key for key in done["rows"][0] if key not in ("index", "seed", "image", "prompt", "category")]
+        scorers = [
+            key for key in done["rows"][0] if key not in ("index", "seed", "image", "prompt", "category", "cluster")
+        ]
         added = [
             {"run": trial.name, "prompt": row["prompt"], "category": row.get("category", "")}
             | {name: f"{float(row[name]):.5g}" for name in scorers}
