@@ -29,11 +29,12 @@ def keep_scores() -> None:
         runs = {"base": base.runs[0]} | {
             f"{method.label.split()[0]}-seed{run.seed}": run for method in methods for run in method.runs
         }
-        rows = [
-            {"run": name, "prompt": row["prompt"]} | {scorer: f"{float(row[scorer]):.5g}" for scorer in SCORERS}
-            for name, run in runs.items()
-            for row in run.pictures
-        ]
+        rows = []
+        for name, run in runs.items():
+            values = zip(*(run.scores(scorer) for scorer in SCORERS), strict=True)
+            for row, own in zip(run.pictures, values, strict=True):
+                scores = {scorer: f"{value:.5g}" for scorer, value in zip(SCORERS, own, strict=True)}
+                rows.append({"run": name, "prompt": row["prompt"]} | scores)
         _write(FOLDER / f"{mismatch}.csv", rows)
     draw_pictures()
 

@@ -135,6 +135,30 @@ def test_two_methods_seeds_have_welchs_degrees_of_freedom() -> None:
     assert found.variance == pytest.approx(shifts[0].var(ddof=1) / 3 + shifts[1].var(ddof=1) / 2)
 
 
+def test_methods_of_the_same_seeds_are_paired_by_them() -> None:
+    """What a seed does to both cancels."""
+    shift = np.array([[0.0], [3.0], [7.0]])
+    random = np.random.default_rng(7)
+    method, other = shift + random.normal(size=12), shift + random.normal(size=12)
+    statistics = PairedStatistics(np.arange(12))
+    assert statistics.measure_difference(scores(method), scores(other)).spread.seeds.variance == 0
+    assert statistics.measure_difference(scores(method), MethodScores(other, (7, 8, 9))).spread.seeds.variance > 8
+
+
+def test_a_win_rate_over_seeds_adds_what_they_add() -> None:
+    random = np.random.default_rng(1)
+    shifts = np.array([[0.5], [0.2], [0.1]])
+    method, base = scores(random.normal(shifts, 1, (3, 20))), scores(random.normal(size=20))
+    found = PairedStatistics(np.arange(20)).measure_win_rate(method, base, True)
+    clusters, seeds = found.spread.squares(0.975)
+    variance, value = found.spread.clusters.variance, found.value
+    ratio = clusters / variance * (variance + 0.1 / 20**2) / (value * (1 - value) + 0.1 / 20)
+    middle = (value + ratio / 2) / (1 + ratio)
+    reach = math.sqrt(ratio * middle * (1 - middle) / (1 + ratio) + seeds)
+    assert seeds > 0.001 and middle - reach > 0 and middle + reach < 1
+    assert found.limits(0.05) == pytest.approx((middle - reach, middle + reach))
+
+
 def test_clusters_of_unequal_size_weigh_by_their_pictures() -> None:
     sizes, means = np.array([1, 2, 3, 4, 5, 6, 7]), np.array([0.3, -1.0, 2.0, 0.1, 0.5, -0.7, 1.1])
     clusters = np.repeat(np.arange(7), sizes)
@@ -293,6 +317,9 @@ def test_intervals_stay_within_what_the_scorer_can_give() -> None:
     assert found.high == 1 and found.low == pytest.approx(max(statistics.mean(scores(values)).low, 0))
     difference = statistics.difference(scores(values, (0, 1)), scores(1 - values, (0, 1)))
     assert -1 <= difference.low <= difference.high <= 1
+    # A difference can be negative where scores cannot.
+    other = scores(values[::-1], (0, 1))
+    assert statistics.difference(scores(values, (0, 1)), other).low < -0.3
 
 
 def test_a_share_that_no_picture_denies_has_an_interval() -> None:
