@@ -126,6 +126,30 @@ def test_a_run_equals_a_plain_training_loop(train_config, method):
     assert max(one["gradient_norm"] for one in curves) > 0.7  # as it was before it was clipped
 
 
+def test_the_reference_reads_prompts_as_they_were(train_config):
+    """Adapters in the text encoders change the model's prompts alone: the reference's errors are the base's."""
+    lora = LORA | {"text_encoders": True, "text_encoder_learning_rate": 1.0}
+    config = changed(train_config, objective={"name": "diffusion_dpo", **BETAS["diffusion_dpo"]})
+    config["trainer"] |= {"max_steps": 3, "gradient_accumulation": 1}
+    config["schedule"] = {"name": "constant", "warmup_steps": 0}
+    run = train(changed(config, model={"lora": lora}, data={"cache": False}))
+    sdxl = SDXL(config["model"]["pretrained"])
+    unet, scheduler = sdxl.load_unet(), sdxl.load_scheduler()
+    objective = objectives.build(**config["objective"])
+    datamodule = build_datamodule(config, objective, open_data(config, objective), sdxl)
+    train(config)  # makes the cache, with the prompts of the base
+    datamodule.setup("fit")
+    steps = iter(MicroSteps(datamodule.dataset.order, 0, 0, 3, config["data"]["batch_size"]))
+    for row in rows(run):
+        task = denoising_task(datamodule.dataset.__getitems__(next(steps)), scheduler, config["seed"], True)
+        with torch.no_grad():
+            errors = pair_errors(predict(unet, task), task.target, None, True)
+        for side in ("chosen", "rejected"):
+            found = float(row[f"reference_error_{side}"])
+            assert found == pytest.approx(getattr(errors, side).mean().item(), rel=1e-4)
+    assert float(row["error_chosen"]) != pytest.approx(float(row["reference_error_chosen"]), rel=1e-3)
+
+
 def test_a_range_of_timesteps_and_their_weights_equal_the_loops(train_config):
     config = changed(train_config, diffusion={"timestep_weighting": "min_snr", "timestep_range": [100, 499]})
     assert_close(weights(train(config)), by_hand(config))

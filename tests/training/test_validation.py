@@ -3,6 +3,7 @@
 import copy
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from mapolab.files import read_json
 from mapolab.models.lora import LORA_FILE
 from mapolab.training.metrics import MetricsFile
 from mapolab.training.run import train
+from mapolab.training.validation import Validation
 
 
 @pytest.fixture
@@ -55,6 +57,28 @@ def test_it_changes_nothing_of_the_training(validated, tmp_path):
     alone["trainer"]["validate_every"] = None
     seen, alone = (load_file(train(config) / "lora" / LORA_FILE) for config in (validated, alone))
     assert all(torch.equal(seen[name], tensor) for name, tensor in alone.items())
+
+
+def test_ranks_share_the_pairs_and_each_comes_once(tmp_path, monkeypatch):
+    """Of 11 rows and 9 pairs asked for, two ranks with 2 pairs a pass take two passes: 8 pairs from an epoch's start."""
+    held_out = SimpleNamespace(settings=SimpleNamespace(batch_size=2), dataset=None)
+    held_out.dataset = SimpleNamespace(order=SimpleNamespace(rows=range(11)))
+    monkeypatch.setattr(Validation, "_batch", lambda self, first, size, trainer: list(range(first, first + size)))
+    seen = {}
+    for rank in (0, 1):
+        passes = seen.setdefault(rank, [])
+        strategy = SimpleNamespace(
+            validation_step=lambda batch, at, passes=passes: passes.append(batch) or {"loss": torch.tensor(at + 1.0)},
+            reduce=lambda values, reduce_op: values,
+        )
+        trainer = SimpleNamespace(world_size=2, global_rank=rank, strategy=strategy)
+        assert Validation(tmp_path, held_out, 1, 9, None)._means(trainer) == {"loss": 1.5}
+    begin = seen[0][0][0]
+    assert begin % 11 == 0 and begin > 1 << 47
+    assert seen == {
+        0: [[begin, begin + 1], [begin + 4, begin + 5]],
+        1: [[begin + 2, begin + 3], [begin + 6, begin + 7]],
+    }
 
 
 def test_a_resumed_run_has_each_row_once(validated):

@@ -41,9 +41,9 @@ def name_of(place: str) -> str:
     path = Path(plain).expanduser()
     if plain.startswith(("/", ".", "~")) or path.exists():
         path = Path(os.path.abspath(path))  # as it is called here, wherever links lead
-        last, above = path.name.removesuffix(".safetensors"), path.parent.name
+        last, above = path.name.removesuffix(".safetensors") or path.name, path.parent.name
         plain = f"{above}-{last}" if last.lower() == BASE and above else last
-    return _checked(plain.removesuffix(".safetensors"))
+    return _checked(plain.removesuffix(".safetensors") or plain)
 
 
 def _checked(name: str) -> str:
