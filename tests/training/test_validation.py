@@ -60,7 +60,7 @@ def test_it_changes_nothing_of_the_training(validated, tmp_path):
 
 
 def test_ranks_share_the_pairs_and_each_comes_once(tmp_path, monkeypatch):
-    """Of 11 rows and 9 pairs asked for, two ranks with 2 pairs a pass take two passes: 8 pairs of an epoch's first."""
+    """Of 11 rows and 9 pairs asked for, two ranks with 2 pairs a pass take two: 8 pairs from an epoch's start."""
     held_out = SimpleNamespace(settings=SimpleNamespace(batch_size=2), dataset=None)
     held_out.dataset = SimpleNamespace(order=SimpleNamespace(rows=range(11)))
     monkeypatch.setattr(Validation, "_batch", lambda self, first, size, trainer: list(range(first, first + size)))
