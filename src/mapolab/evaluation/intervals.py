@@ -123,23 +123,27 @@ class Rate:
     """A share, 0..1: Agresti and Coull's (1998) interval, with as many independent pictures as the clusters' variance
     stands for.
 
-    That number is drawn a little to the number of clusters, which it is where all clusters agree.
+    That number is drawn a little to the number of clusters, which it is where all clusters agree. single: each cluster
+    is one picture of one run of each method, so that the variance follows from the share and is not estimated.
     """
 
     value: float
     spread: Spread
     why: str | None
+    single: bool = False
 
     def limits(self, level: float) -> tuple[float, float]:
         clusters, tail = self.spread.clusters, 1 - level / 2
         count = clusters.freedom + 1
         # One over the number of independent pictures.
         single = (clusters.variance + TIED / count**2) / (self.value * (1 - self.value) + TIED / count)
+        if self.single:
+            return _within(self._limits(single * float(special.ndtri(level / 2)) ** 2, 0.0))
         alone = _t(tail, clusters) ** 2
         of_clusters, of_seeds = self.spread.squares(tail)
         beside_seeds = of_clusters / clusters.variance if clusters.variance else alone
         both = [self._limits(single * alone, 0.0), self._limits(single * beside_seeds, of_seeds)]
-        return max(min(low for low, _ in both), 0.0), min(max(high for _, high in both), 1.0)
+        return _within((min(low for low, _ in both), max(high for _, high in both)))
 
     def estimate(self, confidence: float) -> Estimate:
         return _estimate(self, confidence)
@@ -153,6 +157,10 @@ class Rate:
         middle = (self.value + ratio / 2) / (1 + ratio)
         reach = math.sqrt(ratio * middle * (1 - middle) / (1 + ratio) + of_seeds)
         return min(middle - reach, self.value), max(middle + reach, self.value)
+
+
+def _within(limits: tuple[float, float]) -> tuple[float, float]:
+    return max(limits[0], 0.0), min(limits[1], 1.0)
 
 
 def _estimate(measured: Mean | Rate, confidence: float) -> Estimate:

@@ -82,8 +82,8 @@ class PairedStatistics:
         """Mean score over seeds and pictures. Of scores that are all 0 or 1 it is a share, and so is its interval."""
         pictures, tables = method.values.mean(0), [method.values]
         if method.bounds == (0, 1) and np.isin(method.values, (0, 1)).all():
-            share = Rate(float(pictures.mean()), self._spread(pictures, tables, RESOLUTION), self._too_few)
-            return share.estimate(self.confidence)
+            spread, single = self._spread(pictures, tables, RESOLUTION), self._is_single(method)
+            return Rate(float(pictures.mean()), spread, self._too_few, single).estimate(self.confidence)
         return self._mean(pictures, tables, [method], method.bounds).estimate(self.confidence)
 
     def difference(self, method: MethodScores, other: MethodScores) -> Estimate:
@@ -106,7 +106,7 @@ class PairedStatistics:
         wins = (1 + outcomes(method, other, higher_is_better)) / 2  # (S, T, N)
         pictures = wins.mean((0, 1))
         spread = self._spread(pictures, [wins.mean(1), wins.mean(0)], RESOLUTION)
-        return Rate(float(pictures.mean()), spread, self._too_few)
+        return Rate(float(pictures.mean()), spread, self._too_few, self._is_single(method, other))
 
     def median_difference(self, method: MethodScores, other: MethodScores) -> Estimate:
         """Median over prompts of the mean difference on each prompt, between order statistics of the prompts.
@@ -132,6 +132,9 @@ class PairedStatistics:
     def _by_prompt(self, values: np.ndarray) -> np.ndarray:
         """(N,) values of pictures -> (P,) means over each prompt's pictures."""
         return np.bincount(self._prompt_of_picture, values) / self._prompt_sizes
+
+    def _is_single(self, *methods: MethodScores) -> bool:
+        return self.clusters == len(self._prompt_of_picture) and all(len(method.seeds) == 1 for method in methods)
 
     @property
     def _too_few(self) -> str | None:
