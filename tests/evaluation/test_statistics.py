@@ -323,7 +323,7 @@ def test_intervals_stay_within_what_the_scorer_can_give() -> None:
 
 
 def test_a_share_that_no_picture_denies_has_an_interval() -> None:
-    """Twelve of twelve: Agresti and Coull's, by the normal law, since the variance of single outcomes is no estimate."""
+    """Twelve of twelve: Agresti and Coull's, by the normal law, as single outcomes leave no variance to estimate."""
     ones, zeros = np.ones(12), np.zeros(12)
     statistics = PairedStatistics(np.arange(12))
     found = statistics.win_rate(scores(ones), scores(zeros), True)
