@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 from scipy import special
 
-INTERVALS = "Student-t intervals"
+INTERVALS = "confidence intervals (Student's t; of shares, Agresti and Coull's)"
 """What the intervals are called."""
 NO_SPREAD = "no spread"
 TOO_FEW = "too few clusters"
