@@ -22,7 +22,7 @@ from mapolab.data.images import load
 from mapolab.data.order import GlobalOrder, MicroStep, MicroSteps
 from mapolab.diffusion.errors import denoising_task, pair_errors, predict
 from mapolab.errors import UserError
-from mapolab.models.lora import LORA_FILE
+from mapolab.models.lora_files import LORA_FILE
 from mapolab.models.reference import FrozenCopy
 from mapolab.models.sdxl import SDXL
 from mapolab.streams import Stream, generator

@@ -12,7 +12,7 @@ from adapters import LORA
 from safetensors.torch import load_file
 
 from mapolab.files import read_json
-from mapolab.models.lora import LORA_FILE
+from mapolab.models.lora_files import LORA_FILE
 from mapolab.training.metrics import MetricsFile
 from mapolab.training.run import train
 from mapolab.training.validation import Validation
