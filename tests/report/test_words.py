@@ -1,5 +1,7 @@
 """The sentences say what the numbers say, and no more."""
 
+import csv
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,8 +9,10 @@ import pytest
 from mapolab.errors import UserError
 from mapolab.evaluation.intervals import Estimate
 from mapolab.report.collect import collect
+from mapolab.report.csvs import pairs_csv
 from mapolab.report.runs import read_rows
 from mapolab.report.summary import Comparison, compare_methods
+from mapolab.report.tables import arrow
 from mapolab.report.words import caveat, decimals, findings, leader, number, opening, percent
 
 PATTERN = "outputs/emoji_style/*"
@@ -122,3 +126,15 @@ def test_numbers() -> None:
 @pytest.mark.parametrize(("width", "digits"), [(0.0, 2), (0.5, 2), (0.06, 2), (0.01, 3), (12.0, 2)])
 def test_digits_show_the_interval(width: float, digits: int) -> None:
     assert decimals([Estimate(1.0, 1.0, 1.0 + width)]) == digits
+
+
+def test_of_a_distance_less_is_better(three_methods) -> None:
+    """MaPO's pictures are the nearest, Diffusion-DPO's the farthest."""
+    compared = comparison()
+    (distance,) = (score for score in compared.scores if score.name == "pixel_distance")
+    assert leader(replace(compared, scores=[distance])).startswith("By pixel distance, MaPO is ahead")
+    rows = list(csv.DictReader(pairs_csv(compared).splitlines()))
+    assert {(row["scorer"], row["better"]) for row in rows} == {
+        ("style", "higher"), ("concept", "higher"), ("pixel_distance", "lower")
+    }  # fmt: skip
+    assert [arrow(score) for score in compared.scores] == ["\N{UPWARDS ARROW}"] * 2 + ["\N{DOWNWARDS ARROW}"]
