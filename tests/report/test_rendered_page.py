@@ -226,3 +226,11 @@ def test_an_outlier_among_the_scores_is_told_beside_the_distributions(workshop) 
     _, text, _ = rendered()
     section = text[text.index('id="spread"') :].split("</section>")[0]
     assert "<span>1 of 24 values lies beyond the axis at 9,000</span>" in section
+
+
+def test_each_score_says_which_way_is_better(three_methods) -> None:
+    rendered()
+    page = Path("outputs/emoji_style/comparison/report/index.html").read_text(encoding="utf-8")
+    up, down = '<span title="higher is better">\N{UPWARDS ARROW}', '<span title="lower is better">\N{DOWNWARDS ARROW}'
+    heads = re.findall(r'<th scope="col">([a-z ]+) (<span title="[a-z ]+">.)</span>', page)
+    assert heads[:3] == [("style", up), ("concept", up), ("pixel distance", down)]
