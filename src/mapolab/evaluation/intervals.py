@@ -17,7 +17,7 @@ SMALLEST = 1e-12
 """p-values below this are given as this."""
 RESOLUTION = 4 * float(np.finfo(np.float32).eps)
 """Of scores, which are float32: smaller differences, as a share of the scores, are noise of arithmetic."""
-TIED = 0.1
+TIED = 0.03
 """How many clusters' worth of evidence stands for a share whose clusters are independent pictures."""
 
 

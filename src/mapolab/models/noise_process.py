@@ -118,7 +118,7 @@ def stated_in_file(name: str, tensors: Collection[str], metadata: Mapping[str, s
 
 def fault_of_file(tensors: Collection[str], metadata: Mapping[str, str]) -> str | None:
     """What a single file says that makes it no SDXL base with noise by betas; None if it says nothing of the kind."""
-    if marker := next((name for name in tensors if name.startswith("edm_")), None):
+    if marker := min((name for name in tensors if name.startswith("edm_")), default=None):
         return (
             f"holds {marker}, so its noise process is EDM's, as that of Playground v2.5 and CosXL, which mapolab does "
             "not train"
