@@ -152,7 +152,7 @@ def test_a_win_rate_over_seeds_adds_what_they_add() -> None:
     found = PairedStatistics(np.arange(20)).measure_win_rate(method, base, True)
     clusters, seeds = found.spread.squares(0.975)
     variance, value = found.spread.clusters.variance, found.value
-    ratio = clusters / variance * (variance + 0.1 / 20**2) / (value * (1 - value) + 0.1 / 20)
+    ratio = clusters / variance * (variance + 0.03 / 20**2) / (value * (1 - value) + 0.03 / 20)
     middle = (value + ratio / 2) / (1 + ratio)
     reach = math.sqrt(ratio * middle * (1 - middle) / (1 + ratio) + seeds)
     assert seeds > 0.001 and middle - reach > 0 and middle + reach < 1
