@@ -234,3 +234,27 @@ def test_each_score_says_which_way_is_better(three_methods) -> None:
     up, down = '<span title="higher is better">\N{UPWARDS ARROW}', '<span title="lower is better">\N{DOWNWARDS ARROW}'
     heads = re.findall(r'<th scope="col">([a-z ]+) (<span title="[a-z ]+">.)</span>', page)
     assert heads[:3] == [("style", up), ("concept", up), ("pixel distance", down)]
+
+
+def test_a_curve_is_a_running_mean_of_what_lies_on_the_axis(workshop) -> None:
+    workshop.base()
+    metrics = workshop.run("mapo") / "metrics.csv"
+    rows = [line.split(",") for line in metrics.read_text().splitlines()]
+
+    def mean_line(spike: str) -> list[str]:
+        rows[20][-1] = spike
+        metrics.write_text("\n".join(map(",".join, rows)) + "\n")
+        comparison, text, _ = rendered()
+        assert "as a running mean of about 5 steps" in text  # of 40
+        plot = next(plot for plot in curve_plots(comparison) if plot.heading == "gradient norm")
+        assert ("1 of 40 values lies beyond the axis" in plot.about) == bool(spike)
+        return re.findall(r'<path d="([^"]*)"[^>]*stroke-width: 1\.6', plot.svg)
+
+    line = mean_line("1100.0")
+    assert len(line) == 1 and line == mean_line("")
+    comparison, _, _ = rendered()
+    heights = [float(pair.split()[1]) for pair in re.findall(r"[ML] ([-\d. ]+)", line[0])]
+    values = comparison.methods[0].runs[0].metrics["gradient_norm"]
+    known = values[np.isfinite(values)]
+    means = [known[max(0, index - 2) : index + 3].mean() for index in range(len(known))]
+    assert abs(np.corrcoef(heights, means)[0, 1]) > 0.9999
