@@ -4,7 +4,7 @@ one leaves, and nothing else lies beside it."""
 import random
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
@@ -21,13 +21,11 @@ MEASURED = ("started", "finished", "restarts", "wall_seconds", "command", "secon
 
 @dataclass(frozen=True)
 class Killed:
-    """A command that is to be killed. arguments: of a folder; results: the folders whose files are compared, of that
-    folder; leave_out: files that are not."""
+    """A command that is to be killed. arguments: of a folder. results: the folders in it whose files are compared."""
 
     arguments: Callable[[Path], list[str]]
     results: tuple[str, ...]
     by_time_only: bool = False
-    leave_out: tuple[str, ...] = field(default=())
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +82,7 @@ def make_the_pairs(model: str) -> Callable[[Path], list[str]]:
 def iterate(model: str) -> Callable[[Path], list[str]]:
     def arguments(place: Path) -> list[str]:
         drawn = ["rounds=2", f"prompts={place}/prompts.txt", "images_per_prompt=2", "ranked_by=[style]"]
-        judged = [f"evaluation.prompts={place}/prompts.txt", "evaluation.steps=2", "evaluation.scorers=[pixel_distance]"]
+        judged = [f"evaluation.{item}" for item in (f"prompts={place}/prompts.txt", "steps=2", "scorers=[jpeg_size]")]
         data = ["data.preferred_style=twemoji", "data.resolution=16", "data.batch_size=2", "data.allow_overlap=true"]
         trained = ["trainer.max_steps=6", "trainer.checkpoint_every=2", "trainer.progress=off", "optimizer.lr=1e-3"]
         placed = [f"model.pretrained={model}", f"output_root={place}/outputs", f"output_dir={place}/rounds"]

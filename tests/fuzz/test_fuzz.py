@@ -17,7 +17,7 @@ import pyarrow.parquet as parquet
 import pytest
 from killing import Commands, Ended
 from mutations import damage
-from processes import PATIENCE, start
+from processes import arguments
 
 pytestmark = pytest.mark.fuzz
 SECRET = "token-5f3a91"
@@ -62,8 +62,6 @@ class Workplace:
         shutil.copytree(self.place, self.whole)
 
     def _train(self, config: dict[str, Any]) -> list[str]:
-        from processes import arguments
-
         changes = {"trainer.max_steps": 4, "data.path": self.place / "pairs.parquet"}
         changes |= {"data.cache_folder": self.place / "cache", "output_root": self.place / "outputs"}
         return arguments(config, self.place / "run", **changes)
@@ -89,7 +87,8 @@ class Workplace:
         """What the command has to say again."""
         if name == "compare":
             with open(self.place / "comparison" / "scores_long.csv", newline="") as file:
-                return [tuple(row[key] for key in ("prompt", "image_seed", "scorer", "value")) for row in csv.DictReader(file)]
+                rows = list(csv.DictReader(file))
+            return [tuple(row[key] for key in ("prompt", "image_seed", "scorer", "value")) for row in rows]
         folder = {"train": "run/unet", "evaluate": "run/evaluation", "export": "exported"}[name]
         wanted = ("*.safetensors",) if name != "evaluate" else ("*/scores.csv", "*/images/*.png")
         files = [file for pattern in wanted for file in sorted((self.place / folder).rglob(pattern))]

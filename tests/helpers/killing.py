@@ -38,7 +38,7 @@ class Commands:
         self.folder = folder
 
     def __enter__(self) -> "Commands":
-        self.log = open(self.folder / "server.log", "w")  # noqa: SIM115
+        self.log = open(self.folder / "server.log", "w")
         self.process = subprocess.Popen(
             [sys.executable, __file__, str(self.folder)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log, text=True,

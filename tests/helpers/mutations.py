@@ -17,6 +17,8 @@ VALUES: list[Any] = [
     "../../outside", "/etc/passwd", "${oc.env:SECRET}", "[v2]", "[/]", "$\\foo$", "<script>alert(1)</script>", "=1+1",
     "nan", [], [None], [[[]]], {}, {"a": {"b": 1}}, {"_target_": "os.system"}, [1, "a"], "2024-01-01", "a\nb", "\ud800",
 ]  # fmt: skip
+# YAML whose last line stands for 2^25 words.
+BOMB = b"a: &a [x, x]\n" + b"".join(b"%c: &%c [*%c, *%c]\n" % (i, i, i - 1, i - 1) for i in range(98, 122))
 
 
 def mutate_text(content: bytes, chance: Random) -> bytes:
@@ -32,7 +34,7 @@ def mutate_text(content: bytes, chance: Random) -> bytes:
         lambda: content.replace(b":", b"", 1).replace(b",", b"", 1),
         lambda: b"[" * 100_000,
         lambda: b"&a [*a, *a]\n",
-        lambda: b"a: &a [x, x]\n" + b"".join(b"%c: &%c [*%c, *%c]\n" % (98 + i, 98 + i, 97 + i, 97 + i) for i in range(24)),
+        lambda: BOMB,
         lambda: b"!!python/object/apply:os.system ['true']\n",
         lambda: b'{"a": 1e999, "b": NaN}',
         lambda: b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n",
