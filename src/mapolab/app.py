@@ -35,6 +35,7 @@ def run_command(command: str, arguments: list[str]) -> None:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
+    from mapolab.config.hydra_keys import checked_hydra
     from mapolab.config.messages import explain
     from mapolab.paths import conf_folder
 
@@ -45,10 +46,13 @@ def run_command(command: str, arguments: list[str]) -> None:
     parsed = parser.parse_intermixed_args(arguments)
     if parsed.experimental_rerun is not None:
         raise UserError("--experimental-rerun would load a pickle. Give the command of the run's manifest.json again.")
+    for option, value in (("--config-name", parsed.config_name), ("--config-path", parsed.config_path)):
+        if value is not None:  # the jobs of a sweep would not have it
+            raise UserError(f"{option} would leave out mapolab's own config. Add to it: --config-dir <your folder>.")
     if command == "train":
         parsed.overrides = _as_sweep(parsed.overrides)
     task = Task(command)
-    with _hydra_raises() as traceback_wanted:
+    with checked_hydra(), _hydra_raises() as traceback_wanted:
         try:
             _run_hydra(parsed, parser, task, str(conf_folder()), command)
         except (HydraException, OmegaConfBaseException, OSError, ValueError) as error:

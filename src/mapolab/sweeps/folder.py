@@ -19,9 +19,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mapolab.errors import UserError
 from mapolab.files import read_json, short_hash, write_text
 from mapolab.job_record import note_job
 
+# What a sweep leaves in its folder from its first moment on.
+MARKS = ("multirun.yaml", "grid.csv", "jobs")
+# What is written to, in place: a link would take it elsewhere.
+WRITTEN = ("jobs", "logs", "trials", "study.journal", "study.lock")
 SEVERAL = re.compile(r",|\b(choice|range|interval|glob)\(")
 
 
@@ -48,6 +53,20 @@ class SweepFolder:
 
     def __init__(self, path: Path):
         self.path = path
+
+    def check(self) -> None:
+        """Raise UserError unless the folder can be this sweep's: a new or empty one, or one of a sweep."""
+        try:
+            found = [entry for entry in self.path.iterdir() if entry.suffix != ".tmp"] if self.path.exists() else []
+        except (OSError, ValueError) as error:
+            raise UserError(f"The sweep cannot be kept in {self.path}: {error}. Change hydra.sweep.dir.") from None
+        if found and not any((self.path / name).exists() for name in MARKS):
+            raise UserError(
+                f"The sweep cannot be kept in {self.path}: the folder holds other things than a sweep. Name a new "
+                "folder by hydra.sweep.dir, or leave it out."
+            )
+        if link := next((entry for entry in found if entry.name in WRITTEN and entry.is_symlink()), None):
+            raise UserError(f"{link} is a link, through which the sweep would write elsewhere. Remove it.")
 
     def record_file(self, number: int) -> Path:
         return self.path / "jobs" / f"{number}.json"
