@@ -1,6 +1,7 @@
 """A command as a Hydra application: Hydra composes the config and sweeps, and calls the command's work."""
 
 import contextlib
+import errno
 import importlib
 import os
 import sys
@@ -35,7 +36,7 @@ def run_command(command: str, arguments: list[str]) -> None:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    from mapolab.config.hydra_keys import checked_hydra
+    from mapolab.config.hydra_loader import checked_hydra
     from mapolab.config.messages import explain
     from mapolab.paths import conf_folder
 
@@ -119,6 +120,12 @@ class Task:
             run_job(self.command, composed)
         except (UserError, RunError, Interrupted) as error:
             raise SystemExit(report(error)) from None
+        except OSError as error:
+            if error.errno != errno.ENAMETOOLONG:
+                self.crashes.append(error)
+                raise
+            shown = f"{str(error.filename)[:100]}... is too long for the name of a file. Give a shorter one."
+            raise SystemExit(report(UserError(shown))) from None
         except Exception as error:
             self.crashes.append(error)
             raise

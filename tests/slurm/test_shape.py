@@ -69,7 +69,7 @@ def test_the_script_is_bash_that_says_what_was_asked(tmp_path):
     assert shown[:6] == [
         "--kill-on-bad-exit=1", "env", "--block-signal=USR1,USR2,TERM", "apptainer", "exec", "image.sif",
     ]  # fmt: skip
-    assert shown[7:-1] == ["-m", "mapolab", *jobs[1].arguments]
+    assert shown[7:-1] == ["-P", "-m", "mapolab", *jobs[1].arguments]
 
 
 def test_a_sweeps_name_is_what_varies_and_the_same_however_it_is_launched():
