@@ -11,6 +11,7 @@ from typing import Any
 
 from mapolab.errors import Interrupted, RunError, UserError
 from mapolab.job_record import note_end
+from mapolab.texts import without_odd_characters
 from mapolab.training.stopping import release_signals
 
 # Where each command's work is done: module and function, called with the checked config.
@@ -133,7 +134,8 @@ class Task:
 
 def report(error: UserError | RunError | Interrupted) -> int:
     """Print a deliberate end as one paragraph, and note it in the record of a sweep's job. Returns its exit code."""
-    print(f"mapolab: {error}", file=sys.stderr, flush=True)
+    # A message may quote a file, and a terminal would obey some of what that can hold.
+    print(f"mapolab: {without_odd_characters(str(error))}", file=sys.stderr, flush=True)
     note_end(error.exit_code, str(error))
     return error.exit_code
 

@@ -143,7 +143,7 @@ def _check_built(config: DictConfig, kind: str, parsed: Sequence[Override]) -> N
         raise UserError(f"hydra.{kind} cannot be resolved: {str(error).splitlines()[0]}") from None
     for key, value in resolved.items():
         if key != "_target_" and (named := _special(value)):
-            raise _refusal(f"{kind}.{key}", f"a block with {named}", "It takes plain values.")
+            raise _refusal(f"{kind}.{key}", f"a value with {named}", "It takes plain values, and $NAME without braces.")
         if key == "params" and not isinstance(value, dict | None):
             raise _refusal(f"{kind}.{key}", value, "Give a block of keys and their ranges.")
 
@@ -160,7 +160,10 @@ def _known(kind: str) -> dict[str, Sequence[str]]:
 
 
 def _special(value: Any) -> str | None:
-    """A key by which Hydra would build an object, at any depth."""
+    """At any depth a key by which Hydra would build an object, or an interpolation that is left over: Hydra resolves
+    what it builds from a second time."""
+    if isinstance(value, str):
+        return "${" if "${" in value else None
     if isinstance(value, dict):
         own = next((key for key in value if str(key).startswith("_")), None)
         return own or next(filter(None, map(_special, value.values())), None)
