@@ -1,6 +1,8 @@
 """The command line as its users meet it: real processes where the process matters, main() elsewhere."""
 
+import contextlib
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +10,10 @@ from pathlib import Path
 import pytest
 
 from mapolab import __version__, cli
+from mapolab.errors import RunError
 from mapolab.files import read_json
+from mapolab.iterations.process import PhaseProcess
+from mapolab.sweeps.slurm import preflight
 
 MAPOLAB = Path(sys.executable).with_name("mapolab")
 
@@ -209,3 +214,119 @@ def test_a_run_that_breaks_down_ends_with_exit_code_1_and_no_traceback(settings:
     assert "Traceback" not in process.stderr
     assert "position" in process.stderr
     assert read_json(tmp_path / "here" / "manifest.json")["status"] == "failed"
+
+
+IMPOSTORS = ("torch", "yaml", "mapolab", "hydra", "numpy", "safetensors", "rich", "sitecustomize", "hydra_plugins.evil")
+
+
+@pytest.fixture
+def strange(tmp_path: Path) -> Path:
+    """A folder with modules named like those that mapolab imports; each notes that it was imported."""
+    for name in IMPOSTORS:
+        file = tmp_path / f"{name.replace('.', '/')}.py"
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(f"open({str(tmp_path / 'imported')!r}, 'a').write({name!r} + ' ')\n")
+    return tmp_path
+
+
+@pytest.mark.slow
+def test_no_process_imports_from_the_current_folder(settings: list[str], strange: Path, reliability) -> None:
+    two = ["strategy=ddp", "strategy.devices=2", "data.num_workers=1", "data.batch_size=1"]
+    process = train(strange, "-m", *settings, *two, "objective=sft", "hydra/launcher=processes")
+    assert not (strange / "imported").exists(), (strange / "imported").read_text()
+    assert process.returncode == 0, process.stderr
+    # Some library may have started it before; of those of `iterate` each is one of ours.
+    with contextlib.chdir(strange), pytest.raises(RunError, match="crashed"):
+        PhaseProcess().run("export", {}, strange / "round-1", 1)
+    assert not (strange / "imported").exists(), (strange / "imported").read_text()
+    reliability(
+        "The current folder holds a torch.py, a mapolab.py, a hydra_plugins/ and others of a stranger",
+        "none is imported: by the command, a sweep's jobs, their ranks and loader processes, a phase of iterate",
+        f"{len(IMPOSTORS)} modules, none imported; the sweep finished",
+    )
+
+
+@pytest.mark.faults
+def test_ray_imports_nothing_from_the_current_folder(settings: list[str], strange: Path) -> None:
+    pytest.importorskip("ray")
+    process = train(strange, "-m", *settings, "seed=0,1", "hydra/launcher=ray")
+    assert not (strange / "imported").exists(), (strange / "imported").read_text()
+    assert process.returncode == 0, process.stderr
+
+
+def test_the_module_leaves_the_current_folder_out_as_far_as_python_lets_it(strange: Path) -> None:
+    (strange / "mapolab.py").unlink()  # which Python has taken before the first line of ours could run
+    command = [sys.executable, "-m", "mapolab", "train", "--cfg", "job"]
+    subprocess.run(command, cwd=strange, check=True, capture_output=True)
+    assert not (strange / "imported").exists(), (strange / "imported").read_text()
+
+
+@pytest.mark.parametrize("name", ["it's here.sh", "$(touch pwned).sh", "`x`.sh", 'a"b.sh', "a[1],b.sh", "-x", "é.sh"])
+def test_a_script_may_have_any_name(name: str, settings: list[str], tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(preflight, "_nodes_are_here", lambda: True)  # a folder for temporary files is refused else
+    assert cli.main(["train", *settings, "--sbatch", name]) == 0
+    assert (tmp_path / name).read_text().startswith("#!/bin/bash")
+    (told,) = [line for line in capsys.readouterr().out.splitlines() if "Submit it: " in line]
+    assert shlex.split(told.partition("Submit it: ")[2]) == ["sbatch", str(tmp_path / name)]
+
+
+def test_a_script_replaces_nothing_else(settings: list[str], tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(preflight, "_nodes_are_here", lambda: True)
+    (tmp_path / "thesis.tex").write_text("years")
+    assert cli.main(["train", *settings, "--sbatch", "thesis.tex"]) == 2
+    assert "no script that mapolab wrote" in capsys.readouterr().err
+    assert (tmp_path / "thesis.tex").read_text() == "years"
+
+
+ODD = {
+    "optimizer.lr=abc": "give a positive number",
+    "optimizer.betas=3": "give 2 numbers",
+    "optimizer.betas=[0.9,x]": "give 2 numbers",
+    "optimizer.betas=[2,0.9]": "Invalid beta",
+    "optimizer.eps=-1": "refuses its settings",
+    "optimizer.eps=nan": "give a finite number",
+    "optimizer.weight_decay=null": "give a number",
+    "optimizer.weight_decay=-1": "refuses its settings",
+    "optimizer.fused=maybe": "give true or false",
+    "logger=tensorboard logger.name=../../x": "leaves the run's folder",
+    "logger=wandb +logger.settings={base_url:'http://127.0.0.1:9'}": "logger.settings is no setting",
+    "+logger.experiment=x logger=wandb": "is no setting",
+    f"output_root={'x' * 300}": "File name too long",
+    f"output_dir={'x' * 300}": "File name too long",
+    f"output_dir={'x/' * 3000}": "File name too long",
+    f"data.path={'x' * 300}.parquet": "File name too long",
+    f"model.pretrained=/{'x' * 300}": "File name too long",
+    f"evaluation.prompts={'x' * 300}.txt": "File name too long",
+    "output_dir=a\0b": "cannot be read",
+    "name=\udcff": "cannot be read",
+    "output_root=\udcff": "cannot be read",
+    f"seed={'9' * 5000}": "",
+    f"data.path={'[' * 3000}{']' * 3000}": "",
+    "hydra.sweep.dir=\udcff -m seed=0,1": "cannot be read",
+    "--config-dir \0": "not found",
+    "--config-dir pyproject.toml": "not found",
+    "name=${name}": "cannot be resolved",
+    "name=${output_root} output_root=${name}": "cannot be resolved",
+    "--sbatch ${name}.sh": "hydra.launcher.script is a value with ${",
+    "++hydra=1": "",
+    "hydra.mode=FAST": "",
+}
+
+
+@pytest.mark.parametrize("given", ODD, ids=range(len(ODD)))
+def test_an_odd_value_is_one_paragraph(given: str, settings: list[str], tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["train", *settings, *given.split(" ")]) == 2
+    message = capsys.readouterr().err
+    assert ODD[given] in message
+    assert message.startswith("mapolab: ") and message.count("\n") == 1 and "Traceback" not in message
+
+
+@pytest.mark.parametrize("command", ["evaluate models=", "compare runs=", "export to=x run=", "mismatch run="])
+def test_a_long_name_is_one_paragraph_in_every_command(command: str, tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(f"{command}{'x' * 300}".split(" ")) == 2
+    message = capsys.readouterr().err
+    assert message.startswith("mapolab: ") and message.count("\n") == 1

@@ -7,7 +7,12 @@ from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
+
+
+def _plain(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings with lists and dicts of Python in place of OmegaConf's."""
+    return {key: OmegaConf.to_container(item) if OmegaConf.is_config(item) else item for key, item in settings.items()}
 
 
 class _MapolabLauncher(Launcher):
@@ -16,7 +21,7 @@ class _MapolabLauncher(Launcher):
     kind = ""
 
     def __init__(self, **settings: Any):
-        self.settings = settings
+        self.settings = _plain(settings)
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.context, self.task, self.config = hydra_context, task_function, config
@@ -49,7 +54,7 @@ class OptunaSweeper(Sweeper):
     """Chooses the jobs' settings by what earlier jobs reached; `mapolab.sweeps.search` does the work."""
 
     def __init__(self, **settings: Any):
-        self.settings = settings
+        self.settings = _plain(settings)
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         from hydra.core.plugins import Plugins

@@ -1,6 +1,7 @@
 """A command as a Hydra application: Hydra composes the config and sweeps, and calls the command's work."""
 
 import contextlib
+import errno
 import importlib
 import os
 import sys
@@ -10,6 +11,7 @@ from typing import Any
 
 from mapolab.errors import Interrupted, RunError, UserError
 from mapolab.job_record import note_end
+from mapolab.texts import without_odd_characters
 from mapolab.training.stopping import release_signals
 
 # Where each command's work is done: module and function, called with the checked config.
@@ -35,6 +37,7 @@ def run_command(command: str, arguments: list[str]) -> None:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
+    from mapolab.config.hydra_loader import checked_hydra
     from mapolab.config.messages import explain
     from mapolab.paths import conf_folder
 
@@ -45,10 +48,13 @@ def run_command(command: str, arguments: list[str]) -> None:
     parsed = parser.parse_intermixed_args(arguments)
     if parsed.experimental_rerun is not None:
         raise UserError("--experimental-rerun would load a pickle. Give the command of the run's manifest.json again.")
+    for option, value in (("--config-name", parsed.config_name), ("--config-path", parsed.config_path)):
+        if value is not None:  # the jobs of a sweep would not have it
+            raise UserError(f"{option} would leave out mapolab's own config. Add to it: --config-dir <your folder>.")
     if command == "train":
         parsed.overrides = _as_sweep(parsed.overrides)
     task = Task(command)
-    with _hydra_raises() as traceback_wanted:
+    with checked_hydra(), _hydra_raises() as traceback_wanted:
         try:
             _run_hydra(parsed, parser, task, str(conf_folder()), command)
         except (HydraException, OmegaConfBaseException, OSError, ValueError) as error:
@@ -115,6 +121,12 @@ class Task:
             run_job(self.command, composed)
         except (UserError, RunError, Interrupted) as error:
             raise SystemExit(report(error)) from None
+        except OSError as error:
+            if error.errno != errno.ENAMETOOLONG:
+                self.crashes.append(error)
+                raise
+            shown = f"{str(error.filename)[:100]}... is too long for the name of a file. Give a shorter one."
+            raise SystemExit(report(UserError(shown))) from None
         except Exception as error:
             self.crashes.append(error)
             raise
@@ -122,7 +134,8 @@ class Task:
 
 def report(error: UserError | RunError | Interrupted) -> int:
     """Print a deliberate end as one paragraph, and note it in the record of a sweep's job. Returns its exit code."""
-    print(f"mapolab: {error}", file=sys.stderr, flush=True)
+    # A message may quote a file, and a terminal would obey some of what that can hold.
+    print(f"mapolab: {without_odd_characters(str(error))}", file=sys.stderr, flush=True)
     note_end(error.exit_code, str(error))
     return error.exit_code
 

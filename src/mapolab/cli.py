@@ -47,6 +47,8 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     # Its advice on optional packages concerns image processors that mapolab does not use. A user's own setting stands.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    # Every Python that is started from here on, by whichever library, leaves the current folder out of its imports.
+    os.environ.setdefault("PYTHONSAFEPATH", "1")
     silence_imports()
     if arguments[:1] == ["train"]:
         hold_signals()
@@ -100,8 +102,10 @@ def _with_script(command: str, arguments: list[str]) -> list[str]:
             "--sbatch takes the name of the script to write, and belongs to train: mapolab train objective=mapo "
             "--sbatch job.sh."
         )
-    quoted = arguments[at + 1].replace("'", "\\'")
-    launcher = ["hydra/launcher=slurm", f"hydra.launcher.script='{quoted}'", "hydra.launcher.submit=false"]
+    from hydra.core.override_parser.types import Quote, QuotedString
+
+    quoted = QuotedString(arguments[at + 1].replace("${", "\\${"), Quote.single).with_quotes()
+    launcher = ["hydra/launcher=slurm", f"hydra.launcher.script={quoted}", "hydra.launcher.submit=false"]
     return [*arguments[:at], *arguments[at + 2 :], *launcher]
 
 

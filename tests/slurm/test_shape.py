@@ -1,5 +1,6 @@
 """What a job asks for; without Slurm."""
 
+import shlex
 import subprocess
 
 import pytest
@@ -69,7 +70,52 @@ def test_the_script_is_bash_that_says_what_was_asked(tmp_path):
     assert shown[:6] == [
         "--kill-on-bad-exit=1", "env", "--block-signal=USR1,USR2,TERM", "apptainer", "exec", "image.sif",
     ]  # fmt: skip
-    assert shown[7:-1] == ["-m", "mapolab", *jobs[1].arguments]
+    assert shown[7:-1] == ["-P", "-m", "mapolab", *jobs[1].arguments]
+
+
+def test_no_name_in_the_script_is_run_or_read_as_an_option(tmp_path, monkeypatch, reliability):
+    """A folder with every character that a shell or sbatch knows, and what sbatch would be told by it."""
+    strange = tmp_path / """it's "$(touch pwned)" `touch pwned` $HOME %j ; # {a,b} * \N{SNOWMAN}"""
+    strange.mkdir()
+    monkeypatch.chdir(strange)
+    jobs = [Job(number, ["train", "name=$(touch pwned)", "x='`touch pwned`'"], strange) for number in (0, 3)]
+    settings = LAUNCHER | {"partition": "gpu;touch pwned", "account": "a b", "constraint": "a100&nvlink", "wrap": None}
+    script = batch_script(SweepFolder(strange / "sweep $(touch pwned)"), jobs, shape(), settings)
+    told = dict(option.split("=", 1) for line in script.splitlines() if line.startswith("#SBATCH ")
+                for option in shlex.split(line.removeprefix("#SBATCH ")) if "=" in option)  # fmt: skip
+    assert told["--partition"] == "gpu;touch pwned" and told["--account"] == "a b"
+    assert told["--constraint"] == "a100&nvlink"
+    assert told["--output"] == f"{strange / 'sweep $(touch pwned)' / 'logs' / '@a.log'}".replace("%", "%%").replace(
+        "@", "%"
+    )
+    fake = "module() { :; }\nexport SLURM_ARRAY_TASK_ID=3\n"
+    fake += 'srun() { printf "%s|" "$@"; echo "$MAPOLAB_JOB_RECORD|$PWD"; }\n'
+    runnable = fake + script.replace("exec srun", "srun")
+    shown = subprocess.run(["bash", "-euc", runnable], capture_output=True, text=True, check=True, cwd=tmp_path).stdout
+    *arguments, record, folder = shown.rstrip("\n").split("|")
+    assert arguments[-3:] == jobs[1].arguments
+    assert record == str(strange / "sweep $(touch pwned)" / "jobs" / "3.json") and folder == str(strange)
+    assert not list(tmp_path.rglob("pwned"))
+    reliability(
+        "Names with quotes, $(), backticks and % in a script for Slurm",
+        "each is one word to bash and to sbatch, and nothing of it is run",
+        "the run gets its arguments, folder and record to the letter; no command was run",
+    )
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [("partition", "a\n#SBATCH --wrap=x"), ("account", "a\\b"), ("qos", "a\u2028b"), ("memory", ["1G"]),
+     ("extra", ["x"]),
+     ("extra", ["-a\n-b"]), ("setup", "module load"), ("cpus_per_task", "4; ls"), ("parallel", 0), ("wrap", "a\nb"),
+     ("constraint", True)],
+)  # fmt: skip
+def test_what_no_quotes_hold_is_refused(tmp_path, setting, value):
+    jobs = [Job(0, ["train"], tmp_path)]
+    with pytest.raises(UserError, match=f"hydra.launcher.{setting} "):
+        batch_script(SweepFolder(tmp_path), jobs, shape(), LAUNCHER | {setting: value})
+    with pytest.raises(UserError, match="line end"):
+        batch_script(SweepFolder(tmp_path / "a\nb"), jobs, shape(), LAUNCHER)
 
 
 def test_a_sweeps_name_is_what_varies_and_the_same_however_it_is_launched():

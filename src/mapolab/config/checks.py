@@ -10,14 +10,14 @@ from typing import Any
 
 from mapolab.config import files_named
 from mapolab.config.identity import run_folder
-from mapolab.config.instantiate import LOGGERS, OPTIMIZERS, check_arguments
 from mapolab.config.model_checks import check_compiler, check_model_settings, check_precision
-from mapolab.config.objective_checks import check_objective, is_number
+from mapolab.config.objective_checks import check_objective
 from mapolab.config.pair_checks import PAIRS_OF_ROUND, check_iterate, check_make_pairs
 from mapolab.config.ranges import check_values
 from mapolab.config.rollout import check_rollout, draws_itself
 from mapolab.config.schema import TRAIN_LIKE
 from mapolab.config.suggest import did_you_mean
+from mapolab.config.target_checks import check_optimizer, check_targets
 from mapolab.errors import UserError
 from mapolab.texts import odd_character
 
@@ -30,6 +30,13 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,99}")
 
 def check(config: Config, command: str) -> None:
     """Run every check that belongs to a command. Raises UserError for the first thing that is wrong."""
+    try:
+        _check(config, command)
+    except OSError as error:  # a name that is too long, a folder that may not be looked into
+        raise UserError(f"{error.strerror}: {str(error.filename)[:200]}. Correct the path in the config.") from None
+
+
+def _check(config: Config, command: str) -> None:
     _check_texts(config)
     check_values(dict(_flat(config)))
     if command in ("export", "mismatch") and config["run"]:
@@ -106,7 +113,7 @@ def _check_train(config: Config) -> None:
         return
     _check_devices(config["strategy"])
     check_objective(config["objective"])
-    _check_targets(config)
+    check_targets(config)
     files_named.check_model(config["model"])
     if config["data"]["path"] != PAIRS_OF_ROUND:
         files_named.check_data(config["data"]["path"])
@@ -219,23 +226,9 @@ def _check_devices(strategy: Config) -> None:
         )
 
 
-def _check_targets(config: Config) -> None:
-    optimizer, logger = config["optimizer"], config["logger"]
-    if optimizer.get("_target_") not in OPTIMIZERS:
-        target = optimizer.get("_target_")
-        raise UserError(f"optimizer._target_={target} cannot be built. Choose one of {', '.join(OPTIMIZERS)}.")
-    if logger and logger.get("_target_") not in LOGGERS:
-        raise UserError(
-            f"logger._target_={logger.get('_target_')} cannot be built. Choose one of {', '.join(LOGGERS)}."
-        )
-    rate = optimizer.get("lr")
-    if not is_number(rate) or not 0 < rate < math.inf:
-        raise UserError(f"optimizer.lr is {rate}; give a positive number, such as 1e-5.")
-
-
 def _check_by_building(config: Config) -> None:
     """The ranges of the objective's settings and the names of the optimizer's; last, because both import torch."""
     from mapolab import objectives
 
     objectives.build(**config["objective"])
-    check_arguments(config["optimizer"], "params")
+    check_optimizer(config["optimizer"])

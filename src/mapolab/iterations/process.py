@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from mapolab.errors import Interrupted, RunError, UserError
 from mapolab.files import read_json, write_json
 from mapolab.job_record import RECORD, note_job
 from mapolab.runs import RunFolder
-from mapolab.sweeps.process import OF_ONE_RUN
+from mapolab.sweeps.process import OF_ONE_RUN, PYTHON
 from mapolab.training.stopping import SIGNALS
 
 PATIENCE = 60  # seconds that a killed command's process may take to save itself
@@ -54,7 +53,7 @@ class PhaseProcess:
         # A group of its own: Ctrl-C in the terminal comes to us alone, and is passed on once. Its standard input is a
         # pipe that ends when we do.
         process = subprocess.Popen(
-            [sys.executable, "-m", "mapolab.iterations.phase", phase, str(file)],
+            [*PYTHON, "mapolab.iterations.phase", phase, str(file)],
             env=environment | {RECORD: str(record.absolute())},
             stdin=subprocess.PIPE,
             process_group=0,

@@ -23,6 +23,9 @@ DASHES = (0, (3, 3))
 LABEL_GAP = 8.5
 """Points between two labels, one above the other."""
 STYLE = {
+    # A matplotlibrc in the current folder may ask for LaTeX, which runs programs, or for files beside the page.
+    "text.usetex": False,
+    "svg.image_inline": True,
     "svg.fonttype": "none",
     "font.family": "sans-serif",
     "font.size": 9,

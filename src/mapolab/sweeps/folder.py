@@ -10,8 +10,6 @@
 The runs themselves lie where they always do: the same run in two sweeps is one run.
 """
 
-import csv
-import io
 import re
 import shlex
 from collections.abc import Sequence
@@ -19,9 +17,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mapolab.files import read_json, short_hash, write_text
-from mapolab.job_record import note_job
+from mapolab.errors import UserError
+from mapolab.files import csv_text, short_hash, write_text
+from mapolab.job_record import note_job, read_record
+from mapolab.texts import no_formula
 
+# What a sweep leaves in its folder from its first moment on.
+MARKS = ("multirun.yaml", "grid.csv", "jobs")
+# What is written to, in place: a link would take it elsewhere.
+WRITTEN = ("jobs", "logs", "trials", "study.journal", "study.lock")
 SEVERAL = re.compile(r",|\b(choice|range|interval|glob)\(")
 
 
@@ -49,6 +53,24 @@ class SweepFolder:
     def __init__(self, path: Path):
         self.path = path
 
+    @property
+    def status_command(self) -> str:
+        return shlex.join(["mapolab", "status", str(self.path)])
+
+    def check(self) -> None:
+        """Raise UserError unless the folder can be this sweep's: a new or empty one, or one of a sweep."""
+        try:
+            found = [entry for entry in self.path.iterdir() if entry.suffix != ".tmp"] if self.path.exists() else []
+        except (OSError, ValueError) as error:
+            raise UserError(f"The sweep cannot be kept in {self.path}: {error}. Change hydra.sweep.dir.") from None
+        if found and not any((self.path / name).exists() for name in MARKS):
+            raise UserError(
+                f"The sweep cannot be kept in {self.path}: the folder holds other things than a sweep. Name a new "
+                "folder by hydra.sweep.dir, or leave it out."
+            )
+        if link := next((entry for entry in found if entry.name in WRITTEN and entry.is_symlink()), None):
+            raise UserError(f"{link} is a link, through which the sweep would write elsewhere. Remove it.")
+
     def record_file(self, number: int) -> Path:
         return self.path / "jobs" / f"{number}.json"
 
@@ -65,14 +87,14 @@ class SweepFolder:
 
     def jobs(self) -> list[Job]:
         """All jobs, by number."""
-        records = [read_json(file) for file in self.path.glob("jobs/*.json")]
-        jobs = [Job(item["number"], item["arguments"], Path(item["run"])) for item in records if "run" in item]
+        records = [read_record(file) for file in sorted(self.path.glob("jobs/*.json"))]
+        whole = [item for item in records if item.keys() >= {"number", "arguments", "run"}]
+        jobs = [Job(item["number"], item["arguments"], Path(item["run"])) for item in whole]
         return sorted(jobs, key=lambda job: job.number)
 
     def record(self, number: int) -> dict[str, Any]:
         """What is known of a job: `exit_code` and `message` of its last end, `slurm` (its number there)."""
-        file = self.record_file(number)
-        return read_json(file) if file.exists() else {}
+        return read_record(self.record_file(number))
 
 
 def sweep_name(arguments: Sequence[str]) -> str:
@@ -88,9 +110,7 @@ def sweep_name(arguments: Sequence[str]) -> str:
 def _grid(jobs: list[Job]) -> str:
     rows = [dict(item.partition("=")[::2] for item in job.overrides) for job in jobs]
     keys = list(dict.fromkeys(key for row in rows for key in row))
-    table = io.StringIO()
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(["job", *keys, "run", "command"])
+    lines: list[list[Any]] = [["job", *keys, "run", "command"]]
     for job, row in zip(jobs, rows, strict=True):
-        writer.writerow([job.number, *(row.get(key, "") for key in keys), job.run, job.command])
-    return table.getvalue()
+        lines.append([job.number, *(row.get(key, "") for key in keys), job.run, job.command])
+    return csv_text([no_formula(str(cell)) for cell in line] for line in lines)

@@ -20,30 +20,37 @@ def failure(folder: SweepFolder, jobs: Sequence[Job], codes: dict[int, int]) -> 
     lines = [f"  job {job.number}: {folder.record(job.number).get('message', 'no message')}" for job in failed]
     return (
         f"{len(failed)} of {len(jobs)} jobs did not finish. The same command runs only what is missing; "
-        f"`mapolab status {folder.path}` shows each job and its own command.\n" + "\n".join(lines)
+        f"`{folder.status_command}` shows each job and its own command.\n" + "\n".join(lines)
     )
 
 
 def metric(run: Path, name: str) -> float:
     """The figure of a finished run that a search looks at, by its name as in check_metric. Raises RunError."""
     source, _, column = name.partition("/")
-    if source == "evaluation":
-        links = list((run / "evaluation").glob("*/links.json"))
-        newest = max(links, key=lambda file: file.stat().st_mtime, default=None)
-        columns = _scores(newest.parent) if newest else {}
-    else:
-        rows = _rows(run / f"{source}.csv")
-        rows = rows[-1:] if source == "validation" else rows[-max(1, len(rows) // 10) :]
-        columns = {key: [row[key] for row in rows] for key in (rows[0] if rows else {})}
+    try:
+        columns = _columns(run, source)
+    except (csv.Error, OSError, UnicodeDecodeError) as error:
+        raise RunError(f"{name} of the run in {run} cannot be read: {error}.") from None
     try:
         # A product is taken picture by picture: style*concept is high only for pictures that have both.
         factors = [[float(value) for value in columns[key]] for key in column.split("*")]
         value = sum(math.prod(values) for values in zip(*factors, strict=True)) / len(factors[0])
-    except (KeyError, ValueError):
+    except (KeyError, ValueError, TypeError):
         raise RunError(f"The run in {run} has no {name}, which the search needs.") from None
     if not math.isfinite(value):
         raise RunError(f"{name} of the run in {run} is {value}.")
     return value
+
+
+def _columns(run: Path, source: str) -> dict[str, list[Any]]:
+    """Column -> the values that count, of one of a run's tables."""
+    if source == "evaluation":
+        links = list((run / "evaluation").glob("*/links.json"))
+        newest = max(links, key=lambda file: file.stat().st_mtime, default=None)
+        return _scores(newest.parent) if newest else {}
+    rows = _rows(run / f"{source}.csv")
+    rows = rows[-1:] if source == "validation" else rows[-max(1, len(rows) // 10) :]
+    return {key: [row[key] for row in rows] for key in (rows[0] if rows else {})}
 
 
 def check_metric(name: str) -> None:

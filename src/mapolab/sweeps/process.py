@@ -9,12 +9,15 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import IO
 
-from mapolab.errors import Interrupted
+from mapolab.errors import Interrupted, UserError
 from mapolab.job_record import RECORD, note_job
 from mapolab.runs import RunFolder
 from mapolab.sweeps.folder import Job, SweepFolder
 from mapolab.training.stopping import SIGNALS, release_signals
 
+# How every process of ours starts. -P: the folder that a command is given in is a stranger's as often as not, and a
+# torch.py in it must not be imported in place of torch.
+PYTHON = (sys.executable, "-P", "-m")
 # What an outer launcher may have set for its own processes: a job finds out for itself.
 OF_ONE_RUN = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "NODE_RANK")
 
@@ -78,11 +81,13 @@ class Processes:
         note_job(self.folder.record_file(job.number), exit_code=None, message=None)
         log: IO[bytes] | None = None
         if self.to_logs:
-            log = open(self.folder.log_file(job.number), "ab")  # noqa: SIM115, closed below
+            # Never through a link: it would append to whatever file that names.
+            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
+            log = os.fdopen(os.open(self.folder.log_file(job.number), flags, 0o666), "ab")
         try:
             # A group of its own: Ctrl-C in the terminal comes to us alone, and is passed on once.
             return subprocess.Popen(
-                [sys.executable, "-m", "mapolab", *job.arguments],
+                [*PYTHON, "mapolab", *job.arguments],
                 env=self._environment(job, slot),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -111,7 +116,10 @@ class Processes:
             how = f"killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
             note_job(self.folder.record_file(job.number), exit_code=code, message=how)
         how = "finished" if code == 0 else f"ended with exit code {code}"
-        status = RunFolder(job.run).manifest().get("status")
+        try:
+            status = RunFolder(job.run).manifest().get("status")
+        except (UserError, OSError, ValueError):  # what is wrong with the folder, the job has said itself
+            status = None
         where = f", see {self.folder.log_file(job.number)}" if code and self.to_logs else ""
         return f"Job {job.number} {how}{f' ({status})' if code and status else ''}{where}"
 

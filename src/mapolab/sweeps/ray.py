@@ -1,11 +1,13 @@
 """Jobs as tasks of Ray: each runs the job's command on one of the cluster's machines."""
 
+import contextlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from mapolab.errors import Interrupted, UserError
+from mapolab.paths import conf_folder
 from mapolab.sweeps.folder import Job, SweepFolder
 from mapolab.sweeps.process import Processes
 
@@ -21,7 +23,9 @@ def run_on_ray(folder: SweepFolder, jobs: Sequence[Job], settings: dict[str, Any
         raise UserError("hydra/launcher=ray needs Ray. Install it: pip install 'mapolab[ray]'.") from None
     folder.add(jobs)
     try:
-        ray.init(address=settings["address"], log_to_driver=False, include_dashboard=False, logging_level="error")
+        # Ray's processes import from the folder that it is started in, and that may be a stranger's; this one has none.
+        with contextlib.chdir(conf_folder()):
+            ray.init(address=settings["address"], log_to_driver=False, include_dashboard=False, logging_level="error")
     except ConnectionError as error:
         raise UserError(
             f"There is no Ray cluster at hydra.launcher.address={settings['address']}: {error}. Start one with `ray "

@@ -142,7 +142,14 @@ class Study:
         return samplers.RandomSampler(seed=seed)
 
     def _overrides(self, values: dict[str, Any]) -> list[str]:
-        return [f"{key}={values[key]}" for key in self.space if key in values]
+        """Raises UserError for values that this search cannot have chosen: they come from a file."""
+        for key, dimension in self.space.items():
+            if key not in values or not dimension.holds(values[key]):
+                raise UserError(
+                    f"{self.folder / 'study.journal'} holds a trial with {key}={values.get(key)}, which is none of the "
+                    "values that are searched. Name another folder by hydra.sweep.dir."
+                )
+        return [f"{key}={values[key]}" for key in self.space]
 
     def _take(self, number: int) -> bool:
         """Hold a trial's lock as long as this process lives; False if another process lives that holds it."""
@@ -150,7 +157,7 @@ class Study:
             return False
         path = self.folder / "trials" / f"{number}.lock"
         path.parent.mkdir(exist_ok=True)
-        file = open(path, "w")  # noqa: SIM115, held on purpose
+        file = open(path, "a")  # noqa: SIM115, held on purpose
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -162,9 +169,17 @@ class Study:
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
         """Of the processes that share the study one at a time counts and draws."""
-        with open(self.folder / "study.lock", "w") as file:
+        with open(self.folder / "study.lock", "a") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
-            yield
+            try:
+                yield
+            except (UserError, OSError):
+                raise
+            except Exception as error:  # Optuna reads the journal and compares it with the search at each call
+                raise UserError(
+                    f"{self.folder / 'study.journal'} cannot be continued by this search "
+                    f"({type(error).__name__}: {error}). Give the command that began it, or another hydra.sweep.dir."
+                ) from None
 
 
 def _check(settings: dict[str, Any]) -> None:

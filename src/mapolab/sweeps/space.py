@@ -28,6 +28,12 @@ class Dimension:
             return trial.suggest_int(key, int(self.low), int(self.high), log=self.log)
         return trial.suggest_float(key, self.low, self.high, log=self.log)
 
+    def holds(self, value: Any) -> bool:
+        """Whether `suggest` could have given this value."""
+        if self.choices:
+            return value in self.choices
+        return type(value) in (int, float) and self.low <= value <= self.high
+
 
 def read_space(overrides: Sequence[Override]) -> tuple[list[str], dict[str, Dimension]]:
     """(overrides that all jobs share, key -> what it varies over). Later overrides of a key replace earlier ones.

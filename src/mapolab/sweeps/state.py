@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from mapolab.config.identity import samples_per_step
+from mapolab.errors import UserError
 from mapolab.runs import RunFolder
 from mapolab.sweeps.folder import Job
 
@@ -21,7 +20,8 @@ STATES = {"preempted": "preempted", "interrupted": "stopped", "failed": "failed"
 
 @dataclass(frozen=True)
 class JobState:
-    """state: waiting, running, preempted (comes back by itself), stopped (on request), failed, or finished.
+    """state: waiting, running, preempted (comes back by itself), stopped (on request), failed, finished,
+    or unreadable.
 
     step of steps; loss: mean of the last rows; samples_per_second; seconds_left, while running; saved: the step of the
     newest checkpoint, and its age in seconds; note: restarts, and why a job failed.
@@ -39,11 +39,20 @@ class JobState:
 
 
 def job_state(job: Job, record: dict[str, Any]) -> JobState:
-    """record: the sweep's, see SweepFolder.record."""
+    """record: the sweep's, see SweepFolder.record. A run whose files cannot be read is `unreadable`, with the reason in
+    its note: it hides no other job."""
+    try:
+        return _read_state(job, record)
+    except Exception as error:  # a run's files may be cut, of another program, or a stranger's
+        reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        return JobState(job, "unreadable", note=" ".join(f"{job.run}: {reason}".split()))
+
+
+def _read_state(job: Job, record: dict[str, Any]) -> JobState:
     folder = RunFolder(job.run)
     manifest = folder.manifest()
     state = _state(folder, manifest, record)
-    config = _config(job.run)
+    config = folder.config()
     rows = _last_rows(job.run / "metrics.csv")
     step = int(rows[-1]["step"]) + 1 if rows else 0
     steps = config["trainer"]["max_steps"] if config else None
@@ -89,11 +98,6 @@ def _note(state: str, manifest: dict[str, Any], record: dict[str, Any], requeues
     elif state == "failed":
         parts.append(manifest.get("failure") or record.get("message") or "ended without a word")
     return "; ".join(parts)
-
-
-def _config(run: Path) -> dict[str, Any] | None:
-    file = run / "config.yaml"
-    return yaml.safe_load(file.read_text(encoding="utf-8")) if file.exists() else None
 
 
 def _saved(run: Path) -> tuple[int, float] | None:

@@ -15,9 +15,11 @@ from rich.text import Text
 from mapolab.errors import UserError
 from mapolab.sweeps.folder import Job, SweepFolder
 from mapolab.sweeps.state import JobState, job_state
+from mapolab.texts import without_odd_characters
 
 BETWEEN_LOOKS = 2.0  # seconds
-COLOURS = {"running": "cyan", "finished": "green", "failed": "red", "preempted": "yellow", "stopped": "yellow"}
+COLOURS = {"running": "cyan", "finished": "green", "failed": "red", "unreadable": "red"}
+COLOURS |= {"preempted": "yellow", "stopped": "yellow"}
 USAGE = """\
 mapolab status <sweep folder> [<another>...] [--once]
 
@@ -65,9 +67,11 @@ def _states(folder: Path) -> list[JobState]:
     if (folder / "jobs").is_dir():
         sweep = SweepFolder(folder)
         return [job_state(job, sweep.record(job.number)) for job in sweep.jobs()]
-    runs = (
-        [folder] if (folder / "config.yaml").is_file() else sorted(file.parent for file in folder.glob("*/config.yaml"))
-    )
+    try:
+        alone = (folder / "config.yaml").is_file()
+        runs = [folder] if alone else sorted(file.parent for file in folder.glob("*/config.yaml"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder} cannot be looked at: {error}. Give the folder of a sweep or of runs.") from None
     if not runs:
         raise UserError(
             f"{folder} holds no sweep and no run. Give a folder that `mapolab train -m` named, such as "
@@ -103,6 +107,7 @@ def _row(item: JobState, shared: set[str]) -> list[Text]:
         saved,
         item.note if len(item.note) < 100 else item.note[:97] + "...",
     ]
+    cells = [without_odd_characters(cell) for cell in cells]
     return [Text(cell, style=COLOURS.get(item.state, "") if at == 2 else "") for at, cell in enumerate(cells)]
 
 

@@ -1,5 +1,6 @@
 """From checked jobs to a script, and from there into Slurm's queue."""
 
+import shlex
 import shutil
 import subprocess
 import time
@@ -14,7 +15,7 @@ from mapolab.job_record import note_job
 from mapolab.sweeps.folder import Job, SweepFolder
 from mapolab.sweeps.outcome import is_finished, needs_no_start
 from mapolab.sweeps.slurm.preflight import check_cluster, check_memory, check_visible
-from mapolab.sweeps.slurm.script import batch_script
+from mapolab.sweeps.slurm.script import SIGNATURE, batch_script
 from mapolab.sweeps.slurm.shape import Shape
 from mapolab.training.slurm import describe
 
@@ -43,7 +44,7 @@ def submit(
         print(f"Job {number} is in the queue already, as {name}.")
     if missing:
         _write_and_send(folder, missing, shape, settings)
-    print(f"{len(finished)} of {len(jobs)} jobs are finished. Follow them: mapolab status {folder.path}", flush=True)
+    print(f"{len(finished)} of {len(jobs)} jobs are finished. Follow them: {folder.status_command}", flush=True)
     if settings["wait"] and settings["submit"]:
         return _wait(folder, jobs, configs)
     return {job.number: 0 for job in finished}
@@ -67,11 +68,12 @@ def _in_queue(folder: SweepFolder, job: Job) -> str | None:
 
 
 def _write_and_send(folder: SweepFolder, jobs: Sequence[Job], shape: Shape, settings: dict[str, Any]) -> None:
-    script = Path(settings["script"] or folder.path / "job.sh")
+    script = Path(settings["script"] or folder.path / "job.sh").absolute()
+    _check_script(script)
     write_text(script, batch_script(folder, jobs, shape, settings))
     script.chmod(0o755)
     if not settings["submit"]:
-        print(f"Wrote {script} for {len(jobs)} jobs. Submit it: sbatch {script}")
+        print(f"Wrote {script} for {len(jobs)} jobs. Submit it: sbatch {shlex.quote(str(script))}")
         return
     if shutil.which("sbatch") is None:
         raise UserError(
@@ -88,6 +90,15 @@ def _write_and_send(folder: SweepFolder, jobs: Sequence[Job], shape: Shape, sett
     print(f"Submitted {len(jobs)} jobs as {number}; the script is {script}.")
 
 
+def _check_script(script: Path) -> None:
+    """Raise UserError where something else than a script of mapolab's would be lost."""
+    try:
+        if script.exists() and SIGNATURE not in script.read_bytes()[:200].decode(errors="replace"):
+            raise UserError(f"{script} exists, and is no script that mapolab wrote. Name another one, or remove it.")
+    except OSError as error:
+        raise UserError(f"The script cannot be written to {script}: {error.strerror}. Name another file.") from None
+
+
 def _wait(folder: SweepFolder, jobs: Sequence[Job], configs: Sequence[dict[str, Any]]) -> dict[int, int]:
     """Until no job is in the queue: its files say how it ended."""
     codes: dict[int, int] = {}
@@ -99,7 +110,7 @@ def _wait(folder: SweepFolder, jobs: Sequence[Job], configs: Sequence[dict[str, 
             time.sleep(BETWEEN_LOOKS)
     except KeyboardInterrupt:
         raise RunError(
-            f"Stopped waiting; the jobs go on in Slurm. Follow them: mapolab status {folder.path}. The same command "
+            f"Stopped waiting; the jobs go on in Slurm. Follow them: {folder.status_command}. The same command "
             "waits again."
         ) from None
     return codes
