@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import CLIPTokenizer, PreTrainedModel
 
 from mapolab.errors import UserError
-from mapolab.models.weights import read_whole
+from mapolab.models.readers import read_whole
 
 TOKEN_FILE = "learned_embeds.safetensors"
 KEYS = ("clip_l", "clip_g")

@@ -31,7 +31,7 @@ from mapolab.models.lora_names import (
 )
 from mapolab.models.lora_settings import LoraSettings, read_settings
 from mapolab.models.sdxl import SDXL
-from mapolab.models.weights import read_whole
+from mapolab.models.readers import read_whole
 
 LORA_FILE = "pytorch_lora_weights.safetensors"
 PEFT_CONFIG = "adapter_config.json"

@@ -15,8 +15,10 @@ from transformers.models.blip.modeling_blip import BlipVisionModel
 from transformers.models.blip.modeling_blip_text import BlipTextModel
 
 from mapolab.evaluation.scorers.aesthetic import aesthetic_head
+from mapolab.evaluation.scorers.processor import load_judges_tokenizer
 from mapolab.evaluation.scorers.scorer import Scorer
-from mapolab.evaluation.scorers.weights import fill, identity, read_checkpoint, weights_file, weights_folder
+from mapolab.evaluation.scorers.weights import identity, make_fitting, weights_file, weights_folder
+from mapolab.models.readers import read_checkpoint
 
 REPOSITORY, FILE = "zai-org/ImageReward", "ImageReward.pt"
 # Mean and deviation of the rewards over the training set, from the published program.
@@ -105,12 +107,14 @@ class ImageReward(Scorer):
     ) -> None:
         self.path = weights_file(self.name, weights, REPOSITORY, FILE)
         self.tokenizer_folder = weights_folder(self.name, tokenizer, "tokenizer")
-        self.tokenizer = BertTokenizerFast.from_pretrained(self.tokenizer_folder)
         self.device = device
         vision, text = VISION | (vision or {}), TEXT | (text or {})
         self.sizes = {"vision": vision, "text": text}
-        self.network = Network(vision, text)
-        fill(self.name, self.network, renamed(read_checkpoint(self.name, self.path)), self.path)
+        tensors = renamed(read_checkpoint(self.name, self.path))
+        self.network = make_fitting(self.name, lambda: Network(vision, text), tensors, self.path)
+        self.tokenizer = load_judges_tokenizer(
+            self.name, BertTokenizerFast, self.tokenizer_folder, text["vocab_size"]
+        )
         self.network.eval().to(device)
         if device != "cpu":
             self.network.vision.half()
