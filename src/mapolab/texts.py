@@ -16,3 +16,9 @@ def odd_character(text: str) -> str | None:
 def one_line(text: str) -> str:
     """The text with line ends and tabs as spaces, and without spaces or byte order marks around it."""
     return " ".join(text.splitlines()).replace("\t", " ").strip().strip("\ufeff").strip()
+
+
+def brief(value: object, length: int = 120) -> str:
+    """What a file says, for a message: on one line, and cut where it is long."""
+    text = one_line(str(value))
+    return text if len(text) <= length else f"{text[:length]}... ({len(text)} characters)"

@@ -83,7 +83,7 @@ def read_checkpoint(what: str, file: Path) -> dict[str, Tensor]:
     """
     try:
         if file.suffix == ".safetensors":
-            return read_whole(file, f"The weights of {what} in")[0]
+            return read_whole(file, f"The file of weights of {what}")[0]
         content = _load_tensors_only(file)
         content = content.get("state_dict", content) if isinstance(content, dict) else content
         if not isinstance(content, dict) or not content:
