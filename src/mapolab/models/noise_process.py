@@ -41,6 +41,7 @@ ELSEWHERE = {
     "timestep_type": (("continuous",), "EDM's continuous noise levels"),
     "variance_type": (("learned", "learned_range"), "a variance that the UNet predicts, too"),
 }
+MOST_TIMESTEPS = 100_000  # SDXL has 1000; each costs memory
 PROCESS = ("beta_start", "beta_end", "beta_schedule", "trained_betas", "num_train_timesteps")
 # How metadata words what a UNet predicts.
 PREDICTIONS = {
@@ -68,7 +69,7 @@ def scheduler_settings(
         )
     if stated not in PREDICTION_TYPES:
         raise UserError(
-            f"The model's scheduler says prediction_type={brief(stated)!r}; mapolab trains models that predict the noise "
+            f"The model's scheduler says prediction_type={brief(repr(stated))}; mapolab trains models that predict the noise "
             "(epsilon) or the velocity (v_prediction). Choose another model, or correct scheduler_config.json."
         )
     zero = bool(config.get("rescale_betas_zero_snr")) if zero_terminal_snr == "auto" else zero_terminal_snr
@@ -146,25 +147,26 @@ def _check_process(name: str, index: dict[str, Any], config: dict[str, Any]) -> 
         raise _unusable(name, f"rescale_betas_zero_snr is {brief(zero)}, not true or false")
     schedule, trained, count = (config.get(key) for key in ("beta_schedule", "trained_betas", "num_train_timesteps"))
     count = 1000 if count is None else count  # as all classes have it
-    if type(count) is not int or count < 1:
-        raise _unusable(name, f"num_train_timesteps is {brief(count)}, not a number of timesteps")
+    if type(count) is not int or not 1 <= count <= MOST_TIMESTEPS:
+        raise _unusable(name, f"num_train_timesteps is {brief(repr(count))}, not a number of timesteps")
     if trained is not None:
         numbers = isinstance(trained, list) and all(_is_number(beta) and 0 < beta <= 1 for beta in trained)
         if not numbers or len(trained) != count:
             raise _unusable(name, f"trained_betas must be {count} numbers above 0 and at most 1, one for each timestep")
     elif not isinstance(schedule, str) or schedule not in BETA_SCHEDULES:
-        said = "has no beta_schedule" if schedule is None else f"beta_schedule is {brief(schedule)}"
+        said = "has no beta_schedule" if schedule is None else f"beta_schedule is {brief(repr(schedule))}"
         raise _unusable(name, f"{said}; it is one of {', '.join(BETA_SCHEDULES)}")
     elif schedule != "squaredcos_cap_v2":
         ends = [config.get(key) for key in ("beta_start", "beta_end")]
         if not (all(map(_is_number, ends)) and 0 < ends[0] <= ends[1] < 1):
-            raise _unusable(name, f"beta_start and beta_end are {brief(ends[0])} and {brief(ends[1])}, not two numbers from 0 to 1")
+            told = " and ".join(map(brief, ends))
+            raise _unusable(name, f"beta_start and beta_end are {told}, not two numbers from 0 to 1")
     spacing = config.get("timestep_spacing") or SPACINGS[(classes or ["EulerDiscreteScheduler"])[0]]
     if spacing not in ("leading", "linspace", "trailing"):
-        raise _unusable(name, f"timestep_spacing is {brief(spacing)}; it is one of leading, linspace, trailing")
+        raise _unusable(name, f"timestep_spacing is {brief(repr(spacing))}; it is one of leading, linspace, trailing")
     offset = config.get("steps_offset") or 0
     if type(offset) is not int or not 0 <= offset < count:
-        raise _unusable(name, f"steps_offset is {brief(offset)}, not a number of timesteps")
+        raise _unusable(name, f"steps_offset is {brief(repr(offset))}, not a number of timesteps")
     return {"num_train_timesteps": count, "timestep_spacing": spacing, "steps_offset": offset}
 
 

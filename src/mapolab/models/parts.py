@@ -1,9 +1,11 @@
 """The parts of a pipeline: how each is built from its config, which files it is read from and how they name things."""
 
 import contextlib
+import inspect
 import json
 import re
 from collections.abc import Iterator, Sequence
+from math import isfinite
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
@@ -23,6 +25,7 @@ from transformers import (
 from mapolab.errors import UserError
 from mapolab.models.readers import read_settings
 from mapolab.models.weights import Place
+from mapolab.texts import brief
 
 Config = TypeVar("Config", bound=PreTrainedConfig)
 Tokenizer = TypeVar("Tokenizer", bound=PreTrainedTokenizerBase)
@@ -66,10 +69,24 @@ def build(kind: type[nn.Module], config: dict[str, Any], where: str) -> nn.Modul
     try:
         with torch.device("meta"), few_modules():
             if issubclass(kind, ModelMixin):
+                _check_types(kind, config)
                 return kind.from_config(config).eval()
             return kind(read_config(kind.config_class, config)).eval()
     except Exception as error:  # whatever the two libraries raise for values that make no model
         raise _no_model(kind, where, error) from None
+
+
+def _check_types(kind: type[nn.Module], config: dict[str, Any]) -> None:
+    """Raise ValueError for a setting of diffusers that is of another type than its default: "no" would be true. Where
+    the default is a whole number, some take a list with one for each block."""
+    for key, one in inspect.signature(kind.__init__).parameters.items():
+        value, default = config.get(key, one.default), one.default
+        number = type(value) in (int, float) and -1e9 < value < 1e9
+        several = isinstance(default, int) and (value is None or isinstance(value, list | tuple))
+        if (isinstance(default, bool) and not isinstance(value, bool)) or (
+            type(default) in (int, float) and not number and not several
+        ):
+            raise ValueError(f"{key} is {brief(repr(value))}, where {default!r} is usual")
 
 
 def read_config(kind: type[Config], values: dict[str, Any]) -> Config:
@@ -84,6 +101,8 @@ def read_config(kind: type[Config], values: dict[str, Any]) -> Config:
         for key in vars(base).get("__annotations__", {})
     }
     found = {key: value for key, value in values.items() if key in own and key not in kind.sub_configs}
+    if wrong := next((key for key, value in found.items() if isinstance(value, float) and not isfinite(value)), None):
+        raise ValueError(f"{wrong} is {found[wrong]}")
     for key, inner in kind.sub_configs.items():  # `text_config_dict` stood in earlier files, and counted
         found[key] = read_config(inner, values.get(f"{key}_dict") or values.get(key) or {})
     return kind(**found)
