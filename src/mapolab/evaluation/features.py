@@ -28,7 +28,9 @@ DINOV2_NAMES = {"attention.attention.query": "attention.q_proj", "attention.atte
                 "attention.attention.value": "attention.v_proj", "attention.output.dense": "attention.o_proj",
                 "mlp.weights_out": "mlp.down_proj"}  # fmt: skip
 DINOV2_GATE = "mlp.weights_in", ("mlp.gate_proj", "mlp.up_proj")
-INCEPTION = "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
+INCEPTION = (
+    "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
+)
 INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 SUBSETS = 100
 
@@ -56,8 +58,13 @@ class DinoV2(Features):
 
         folder = weights_folder("dinov2", weights or DINOV2, option="feature_weights=<its folder>")
         self.device, self.dtype = device, torch.float16 if device != "cpu" else torch.float32
-        self.model = load_whole("dinov2", Dinov2Model, folder, self.dtype, _dinov2_names).to(device)
         self.processor = load_processor("dinov2", BitImageProcessorPil, folder)
+        pixels = self.processor.crop_size["height"]
+
+        def compute(model: nn.Module) -> torch.Tensor:
+            return model(pixel_values=torch.empty(1, 3, pixels, pixels)).pooler_output
+
+        self.model = load_whole("dinov2", Dinov2Model, folder, self.dtype, compute, _dinov2_names).to(device)
         self.fingerprint = short_hash(["dinov2", *identity(folder)])
 
     @torch.no_grad()

@@ -16,8 +16,8 @@ from mapolab.models import original_layout as layout
 from mapolab.models.learned_token import TOKEN_FILE
 from mapolab.models.lora import kohya_tensors, to_file_name, zero_projections
 from mapolab.models.lora_files import LORA_FILE, Lora
-from mapolab.models.saved import save_tensors
 from mapolab.models.readers import read_whole
+from mapolab.models.saved import save_tensors
 
 
 def write_pipeline(folder: Path, pipeline: StableDiffusionXLPipeline) -> None:

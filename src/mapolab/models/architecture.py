@@ -76,7 +76,9 @@ def check_architecture(name: str, parts: Parts) -> None:
 def _number(name: str, parts: Parts, part: str, key: str) -> int:
     value = parts.config(part).get(key)
     if type(value) is not int:
-        raise UserError(f"The config of {part} of {name} has {key}={brief(value)}, where SDXL has a number. Fetch it again.")
+        raise UserError(
+            f"The config of {part} of {name} has {key}={brief(value)}, where SDXL has a number. Fetch it again."
+        )
     return value
 
 
@@ -90,7 +92,8 @@ def check_vae(name: str, vae: dict[str, Any], unet: dict[str, Any]) -> None:
     if channels != unet.get("in_channels"):
         fault = f"has {brief(channels)} latent channels, the UNet {unet.get('in_channels')}"
     elif not _is_number(scale) or not scale > 0:
-        fault = f"has scaling_factor {brief(scale)} in its config (SDXL's has 0.13025; with none, Stable Diffusion 1's counts)"
+        told = brief(scale)
+        fault = f"has scaling_factor {told} in its config (SDXL's has 0.13025; with none, Stable Diffusion 1's counts)"
     elif shift:
         fault = f"has shift_factor {brief(shift)}, which SDXL's pipeline does not apply"
     elif statistics != [None, None] and not all(_are_numbers(of, channels) for of in statistics):
@@ -136,8 +139,8 @@ def _check_class(name: str, index: dict[str, Any]) -> None:
             )
         if part not in CLASSES and part != "scheduler" and listed not in (None, [None, None]):
             raise UserError(
-                f"The model_index.json of {name} has a part {brief(part)}: {brief(listed)}, which an SDXL base has not. "
-                "Give an SDXL base, or remove the part from that file."
+                f"The model_index.json of {name} has a part {brief(part)}: {brief(listed)}, which an SDXL base does "
+                "not have. Give an SDXL base, or remove the part from that file."
             )
     if not isinstance(index.get("force_zeros_for_empty_prompt", True), bool):
         raise UserError(

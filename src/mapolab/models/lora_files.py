@@ -30,8 +30,8 @@ from mapolab.models.lora_names import (
     trimmed,
 )
 from mapolab.models.lora_settings import LoraSettings, read_settings
-from mapolab.models.sdxl import SDXL
 from mapolab.models.readers import read_whole
+from mapolab.models.sdxl import SDXL
 
 LORA_FILE = "pytorch_lora_weights.safetensors"
 PEFT_CONFIG = "adapter_config.json"

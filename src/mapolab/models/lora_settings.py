@@ -36,7 +36,7 @@ KINDS = {
 }  # fmt: skip
 BIASES = (None, "none", "all", "lora_only")
 PATTERN_LENGTH = 20_000
-MATCHING_SECONDS = 10.0  # for all layers and patterns; a second at most in any LoRA that was trained
+MATCHING_SECONDS = 5.0  # for all layers and patterns; a second at most in any LoRA that was trained
 # Ways to start that leave the model's own weights as they are; the others need them changed before loading.
 STARTS = (True, False, None, "gaussian", "eva", "orthogonal", "mica")
 
@@ -110,8 +110,8 @@ class LoraSettings:
             return self.compiled[pattern].match(name, timeout=max(self.seconds, 0.001))
         except TimeoutError:
             raise UserError(
-                f"The LoRA's settings in {self.place} have patterns that take longer than {MATCHING_SECONDS} seconds to "
-                f"match, such as {brief(pattern)}. Write the layers' names in their place."
+                f"The LoRA's settings in {self.place} have patterns that take longer than {MATCHING_SECONDS} seconds "
+                f"to match, such as {brief(pattern)}. Write the layers' names in their place."
             ) from None
         except regex.error as error:
             raise UserError(

@@ -69,8 +69,8 @@ def scheduler_settings(
         )
     if stated not in PREDICTION_TYPES:
         raise UserError(
-            f"The model's scheduler says prediction_type={brief(repr(stated))}; mapolab trains models that predict the noise "
-            "(epsilon) or the velocity (v_prediction). Choose another model, or correct scheduler_config.json."
+            f"The model's scheduler says prediction_type={brief(repr(stated))}; mapolab trains models that predict the "
+            "noise (epsilon) or the velocity (v_prediction). Choose another model, or correct scheduler_config.json."
         )
     zero = bool(config.get("rescale_betas_zero_snr")) if zero_terminal_snr == "auto" else zero_terminal_snr
     if zero and stated == "epsilon":
@@ -98,8 +98,8 @@ def stated_in_file(name: str, tensors: Collection[str], metadata: Mapping[str, s
         if value := metadata.get(key):
             if value.lower() not in PREDICTIONS:
                 raise UserError(
-                    f"model.pretrained={name} says {key}={brief(value)} in its metadata; mapolab trains models that predict "
-                    "the noise (epsilon) or the velocity (v). Give another model, or correct its metadata."
+                    f"model.pretrained={name} says {key}={brief(value)} in its metadata; mapolab trains models that "
+                    "predict the noise (epsilon) or the velocity (v). Give another model, or correct its metadata."
                 )
             predicts[f"{key}={value}"] = PREDICTIONS[value.lower()]
     if (velocity := TRUTHS.get(metadata.get("ss_v_parameterization", "").lower())) is not None:

@@ -4,8 +4,7 @@ import contextlib
 import inspect
 import json
 import re
-from collections.abc import Iterator, Sequence
-from math import isfinite
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
@@ -13,7 +12,10 @@ from typing import Any, TypeVar
 import torch
 from diffusers import AutoencoderKL, ModelMixin, UNet2DConditionModel
 from torch import Tensor, nn
-from torch.nn.modules.module import register_module_module_registration_hook
+from torch.nn.modules.module import (
+    register_module_module_registration_hook,
+    register_module_parameter_registration_hook,
+)
 from transformers import (
     CLIPTextModel,
     CLIPTextModelWithProjection,
@@ -47,8 +49,9 @@ TOKENIZER_SETTINGS = (
     "cls_token", "sep_token", "mask_token", "additional_special_tokens", "extra_special_tokens", "added_tokens_decoder",
     "do_lower_case", "tokenize_chinese_chars", "strip_accents", "clean_up_tokenization_spaces",
 )  # fmt: skip
-# Of layers and what holds them: SDXL's UNet has 1,930. A config may ask for any number of layers.
+# Of layers, what holds them, and their weights: SDXL's UNet has 3,609. A config may ask for any number of layers.
 MOST_MODULES = 20_000
+LARGEST_NUMBER = 1e9
 # In files of text encoders, and needed by none of SDXL's: older versions of transformers wrote the counted positions
 # into the file; the first encoder's projection and CLIP's temperature are not used.
 NEEDLESS_TEXT = re.compile(r"(text_model\.)?embeddings\.position_ids|logit_scale|text_projection(\.weight)?")
@@ -81,7 +84,7 @@ def _check_types(kind: type[nn.Module], config: dict[str, Any]) -> None:
     the default is a whole number, some take a list with one for each block."""
     for key, one in inspect.signature(kind.__init__).parameters.items():
         value, default = config.get(key, one.default), one.default
-        number = type(value) in (int, float) and -1e9 < value < 1e9
+        number = type(value) in (int, float) and -LARGEST_NUMBER < value < LARGEST_NUMBER
         several = isinstance(default, int) and (value is None or isinstance(value, list | tuple))
         if (isinstance(default, bool) and not isinstance(value, bool)) or (
             type(default) in (int, float) and not number and not several
@@ -101,8 +104,10 @@ def read_config(kind: type[Config], values: dict[str, Any]) -> Config:
         for key in vars(base).get("__annotations__", {})
     }
     found = {key: value for key, value in values.items() if key in own and key not in kind.sub_configs}
-    if wrong := next((key for key, value in found.items() if isinstance(value, float) and not isfinite(value)), None):
-        raise ValueError(f"{wrong} is {found[wrong]}")
+    for key, value in found.items():
+        most = MOST_MODULES if key.startswith("num_") else LARGEST_NUMBER
+        if isinstance(value, int | float) and not -most < value < most:
+            raise ValueError(f"{key} is {brief(value)}")
     for key, inner in kind.sub_configs.items():  # `text_config_dict` stood in earlier files, and counted
         found[key] = read_config(inner, values.get(f"{key}_dict") or values.get(key) or {})
     return kind(**found)
@@ -119,22 +124,24 @@ def few_modules() -> Iterator[None]:
         if count > MOST_MODULES:
             raise ValueError(f"it asks for more than {MOST_MODULES} layers")
 
-    handle = register_module_module_registration_hook(note)
+    hooks = register_module_module_registration_hook, register_module_parameter_registration_hook
+    handles = [register(note) for register in hooks]
     try:
         yield
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()
 
 
 @torch.no_grad()
-def try_out(model: nn.Module, where: str) -> None:
+def try_out(model: nn.Module, where: str, compute: Callable[[Any], Any] | None = None) -> None:
     """Compute once on the meta device, by shapes alone: some values of a config only show there that they are wrong.
 
-    model: one of SDXL's parts, of `build`. Raises UserError where it cannot compute.
+    model: of `build`. compute: where it is none of SDXL's parts. Raises UserError where it cannot compute.
     """
     try:
         with torch.device("meta"):
-            _compute(model)
+            (compute or _compute)(model)
     except Exception as error:  # of any layer
         raise _no_model(type(model), where, error) from None
 
@@ -230,5 +237,13 @@ def load_tokenizer(files: Sequence[Path], kind: type[Tokenizer] = CLIPTokenizer)
                 f"The tokenizer in {files[0].parent} cannot be read ({type(error).__name__}: "
                 f"{' '.join(str(error).split())[:200]}). Fetch its files again."
             ) from None
+    words = tokenizer.get_vocab()
+    for name in ("bos_token", "eos_token", "unk_token", "pad_token", "cls_token", "sep_token"):
+        # None where the class has no such word; but CLIP and BERT both fill prompts up.
+        if (word := getattr(tokenizer, name)) not in words and (word is not None or name == "pad_token"):
+            raise UserError(
+                f"The tokenizer in {files[0].parent} has {name}={brief(repr(word))}, which is no word of its "
+                f"vocabulary. Check its {TOKENIZER_CONFIG} and special_tokens_map.json."
+            )
     tokenizer.name_or_path = str(files[0].parent)
     return tokenizer

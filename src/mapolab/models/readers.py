@@ -21,8 +21,9 @@ from mapolab.texts import odd_character, one_line
 
 # Of a config or an index of weights, far above any there is; json takes about ten times that in memory.
 SETTINGS_BYTES = 16 << 20
-# Of a tensor; SDXL's longest has 96 characters. safetensors itself refuses headers above 100 MB.
-NAME_LENGTH = 500
+# Of tensors: SDXL's names have 96 characters at most, and a checkpoint with averages 5,000 of them. safetensors itself
+# refuses headers above 100 MB.
+NAME_LENGTH, MOST_TENSORS = 500, 100_000
 PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 
 
@@ -60,6 +61,8 @@ def opened(file: Path, what: str = "") -> Iterator[Any]:
         with safe_open(file, "pt") as content:
             if (odd := next((name for name in content.keys() if _is_odd(name)), None)) is not None:  # noqa: SIM118
                 raise SafetensorError(f"it has a tensor named {odd[:40]!r}, of {len(odd)} characters")
+            if len(content.keys()) > MOST_TENSORS:
+                raise SafetensorError(f"it has {len(content.keys())} tensors")
             yield content
     except (SafetensorError, OSError) as error:
         raise UserError(f"{what}{file} {_fault(file, error)}") from None
@@ -141,7 +144,9 @@ def _fault(file: Path, error: Exception) -> str:
     if start.startswith((b"PK\x03\x04", b"\x80")) or (file.suffix in PICKLES and not _pointer(file)):
         return "is a pickle, which can run any program when it is opened. Convert it to safetensors elsewhere."
     detail = _words(error) if start else "it is empty"
-    return f"is no sound safetensors file ({detail}): it is cut short or something else.{_pointer(file)} Fetch it again."
+    return (
+        f"is no sound safetensors file ({detail}): it is cut short or something else.{_pointer(file)} Fetch it again."
+    )
 
 
 def _pointer(file: Path) -> str:

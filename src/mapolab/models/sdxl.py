@@ -22,7 +22,6 @@ from mapolab.models.parts import MODELS, build, read_config
 from mapolab.models.pipeline_folder import PipelineFolder
 from mapolab.models.precision import DTYPES
 from mapolab.models.single_file import SingleFile
-from mapolab.texts import brief
 
 TEXT_PARTS = ("tokenizer", "tokenizer_2", "text_encoder", "text_encoder_2")
 
@@ -96,12 +95,6 @@ class SDXL:
                 raise UserError(
                     f"A tokenizer of {self.pretrained} makes prompts of {length} tokens, but its {encoder} takes 3 to "
                     f"{config.max_position_embeddings}. Check model_max_length in its tokenizer_config.json."
-                )
-            special = {name: getattr(tokenizer, name) for name in ("bos_token", "eos_token", "unk_token", "pad_token")}
-            if lost := next((name for name, word in special.items() if word not in tokenizer.get_vocab()), None):
-                raise UserError(
-                    f"A tokenizer of {self.pretrained} has {lost}={brief(repr(special[lost]))}, which is no word of its "
-                    "vocabulary. Check its tokenizer_config.json and special_tokens_map.json."
                 )
             if ids != set(range(config.vocab_size)):
                 raise UserError(

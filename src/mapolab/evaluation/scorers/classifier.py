@@ -76,7 +76,11 @@ def _about(path: Path, metadata: dict[str, str]) -> dict[str, Any]:
         about = parse_settings(metadata.get("classifier", ""))
         texts, sizes, kind = (about.get(key) for key in ("labels", "widths", "with_palette"))
         sound = isinstance(texts, list) and isinstance(sizes, list) and isinstance(kind, bool) and texts and sizes
-        if not sound or not all(isinstance(text, str) for text in texts) or not all(type(size) is int for size in sizes):
+        if (
+            not sound
+            or not all(isinstance(text, str) for text in texts)
+            or not all(type(size) is int for size in sizes)
+        ):
             raise ValueError("no labels, widths and with_palette")
     except ValueError as error:
         raise UserError(

@@ -41,6 +41,7 @@ class OpenClip:
                 "does not do. Give one whose text encoder is open-clip's own, such as ViT-H-14."
             )
         self.architecture = architecture
+
         def create() -> nn.Module:
             with _without_warnings():
                 model, _, self.preprocess = open_clip.create_model_and_transforms(

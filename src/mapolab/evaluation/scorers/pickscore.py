@@ -17,8 +17,8 @@ class PickScore(Scorer):
 
     Kirstain et al. 2023 (2305.01569). The published function returns exp(logit_scale) x cosine, the same up to a factor
     of about 1. Prompts are cut after 77 tokens.
-    weights: a folder in transformers' layout or a name on the hub, `owner/name@commit`; processor: likewise, where tokenizer and picture
-    sizes are read from.
+    weights: a folder in transformers' layout or a name on the hub, `owner/name@commit`; processor: likewise, where
+    tokenizer and picture sizes are read from.
     """
 
     name, kind, higher_is_better, minimum, maximum = "pickscore", "score", True, -100.0, 100.0
@@ -37,7 +37,7 @@ class PickScore(Scorer):
         self.device = device
         self.dtype = torch.float16 if device != "cpu" else torch.float32
         self.image_processor = load_processor("pickscore", CLIPImageProcessorPil, self.processor_folder)
-        self.model = load_whole("pickscore", CLIPModel, self.folder, self.dtype).to(device)
+        self.model = load_whole("pickscore", CLIPModel, self.folder, self.dtype, _compute).to(device)
         text, vision = self.model.config.text_config, self.model.config.vision_config
         self.tokenizer = load_judges_tokenizer("pickscore", CLIPTokenizerFast, self.processor_folder, text.vocab_size)
         if self.image_processor.crop_size["height"] != vision.image_size:
@@ -62,3 +62,9 @@ class PickScore(Scorer):
 
     def weights_identity(self) -> list[str]:
         return identity(self.folder, self.processor_folder)
+
+
+def _compute(model: CLIPModel) -> None:
+    side, length = model.config.vision_config.image_size, model.config.text_config.max_position_embeddings
+    model.get_image_features(pixel_values=torch.empty(1, 3, side, side))
+    model.get_text_features(input_ids=torch.zeros(1, length, dtype=torch.long))

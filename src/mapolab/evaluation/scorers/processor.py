@@ -19,7 +19,7 @@ FILE = "preprocessor_config.json"
 LARGEST_SIDE = 4096
 SWITCHES = ("do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_convert_rgb")
 SIDES = ("size", "crop_size")
-NUMBERS = {"resample": 1, "rescale_factor": 1, "image_mean": 3, "image_std": 3}  # key -> how many
+COLOURS = ("image_mean", "image_std")
 
 
 def load_processor(scorer: str, kind: type[Processor], folder: Path) -> Processor:
@@ -29,8 +29,14 @@ def load_processor(scorer: str, kind: type[Processor], folder: Path) -> Processo
     if not (folder / FILE).is_file():
         raise UserError(f"{folder} does not say how {scorer} reads pictures: {FILE} is missing. Download it again.")
     values = read_settings(folder / FILE)
-    kept = {key: values[key] for key in (*SWITCHES, *SIDES, *NUMBERS) if values.get(key) is not None}
+    kept = {
+        key: values[key]
+        for key in (*SWITCHES, *SIDES, *COLOURS, "resample", "rescale_factor")
+        if values.get(key) is not None
+    }
     try:
+        if lacking := next((key for key in SIDES if key not in kept), None):
+            raise ValueError(f"it lacks {lacking}")
         if wrong := next((key for key, value in kept.items() if not _is_sound(key, value)), None):
             raise ValueError(f"{wrong} is {kept[wrong]!r}")
         processor = kind(**kept)
@@ -39,8 +45,8 @@ def load_processor(scorer: str, kind: type[Processor], folder: Path) -> Processo
             raise ValueError(f"it makes pictures of shape {tuple(made.shape[1:])}")
     except Exception as error:  # of transformers, for values that it does not check
         raise UserError(
-            f"{folder / FILE} does not say how {scorer} reads pictures ({' '.join(str(error).split())[:200]}). Download "
-            "it again."
+            f"{folder / FILE} does not say how {scorer} reads pictures ({' '.join(str(error).split())[:200]}). "
+            "Download it again."
         ) from None
     return processor
 
@@ -51,9 +57,14 @@ def _is_sound(key: str, value: Any) -> bool:
     if key in SIDES:
         sides = list(value.values()) if isinstance(value, dict) else [value]
         return bool(sides) and all(type(side) is int and 0 < side <= LARGEST_SIDE for side in sides)
-    numbers = value if isinstance(value, list) else [value]
-    sound = all(type(one) in (int, float) and math.isfinite(one) for one in numbers)
-    return sound and len(numbers) == NUMBERS[key] and (key != "image_std" or min(numbers) > 0)
+    if key in COLOURS:
+        numbers = isinstance(value, list) and len(value) == 3 and all(map(_is_number, value))
+        return numbers and (key != "image_std" or min(value) > 0)
+    return type(value) is int if key == "resample" else _is_number(value) and 0 < value <= 1
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
 
 
 def load_judges_tokenizer(scorer: str, kind: type[Tokenizer], folder: Path, vocabulary: int) -> Tokenizer:

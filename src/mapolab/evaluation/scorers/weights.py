@@ -17,7 +17,7 @@ from mapolab.errors import UserError
 from mapolab.hashes import remembered, tree_hashes
 from mapolab.models import weights as model_weights
 from mapolab.models.hub import PINNED, fetch, is_hub_name
-from mapolab.models.parts import build, few_modules
+from mapolab.models.parts import build, few_modules, try_out
 from mapolab.models.readers import read_settings
 from mapolab.models.weights import Place, find_weights, is_finite
 
@@ -61,7 +61,9 @@ def published_file(scorer: str, address: str, sha256: str, option: str) -> Path:
                 f"it at {path}, or name it: {option}."
             ) from None
     if remembered(path, "sha256", files.sha256) != sha256:
-        raise UserError(f"{path} is not the file that {scorer} was published with. Remove it, to have it fetched again.")
+        raise UserError(
+            f"{path} is not the file that {scorer} was published with. Remove it, to have it fetched again."
+        )
     return path
 
 
@@ -101,7 +103,12 @@ def fill(scorer: str, module: nn.Module, tensors: dict[str, torch.Tensor], path:
         module.load_state_dict(tensors)
 
 
-def make_fitting(scorer: str, make: Callable[[], nn.Module], tensors: dict[str, torch.Tensor], path: Path) -> nn.Module:
+def make_fitting(
+    scorer: str,
+    make: Callable[[], nn.Module],
+    tensors: dict[str, torch.Tensor],
+    path: Path,
+) -> nn.Module:
     """The model that `make` makes, with these tensors; not made before they are known to fit, so that no config asks
     for memory. Raises UserError where they do not, or where it makes none."""
     try:
@@ -118,18 +125,27 @@ def make_fitting(scorer: str, make: Callable[[], nn.Module], tensors: dict[str, 
     return model
 
 
-def load_whole(scorer: str, kind: Any, folder: Path, dtype: torch.dtype, renamed: Renamed | None = None) -> Any:
+def load_whole(
+    scorer: str,
+    kind: Any,
+    folder: Path,
+    dtype: torch.dtype,
+    compute: Callable[[Any], Any],
+    renamed: Renamed | None = None,
+) -> Any:
     """A model of transformers from its folder, in `dtype`, as SDXL's parts are: every tensor of the model from its
     .safetensors files, and none left over, or UserError that says which.
 
     transformers itself would fill what is missing with random numbers, read the weights of another model that an
-    adapter_config.json names, and fetch kernels that config.json names. renamed: the names in the model of a tensor
-    that has another one in the files, with its parts.
+    adapter_config.json names, and fetch kernels that config.json names. compute: a call of the model that shows that
+    its sizes fit each other. renamed: the names in the model of a tensor that has another one in the files, with its
+    parts.
     """
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder} does not hold {scorer}: config.json is missing. Download it again.")
     try:
         model = build(kind, read_settings(folder / "config.json"), f"{scorer} in {folder}")
+        try_out(model, f"{scorer} in {folder}", compute)
         place = _place(set(model.state_dict()), renamed or (lambda key, tensor: [(key, tensor)]))
         return model_weights.fill(model, find_weights(folder, "model", None), dtype, place)
     except UserError as error:
