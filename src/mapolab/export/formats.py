@@ -6,8 +6,6 @@ from typing import Any
 
 import torch
 from diffusers import StableDiffusionXLPipeline
-from safetensors import safe_open
-from safetensors.torch import load_file
 from torch import Tensor
 
 from mapolab.errors import UserError
@@ -44,9 +42,8 @@ def write_lora(folder: Path, weights: Path, lora: Lora, dtype: torch.dtype) -> N
 
 def write_token(folder: Path, weights: Path, dtype: torch.dtype) -> None:
     """The learned token as an embedding file: `pipeline.load_textual_inversion` of each of its two tensors."""
-    with safe_open(weights / TOKEN_FILE, "pt") as file:
-        metadata = file.metadata()
-    save_tensors(_in(dtype, load_file(weights / TOKEN_FILE)), folder / TOKEN_FILE, metadata)
+    rows, metadata = read_whole(weights / TOKEN_FILE, "The learned token's file")
+    save_tensors(_in(dtype, rows), folder / TOKEN_FILE, metadata)
 
 
 def write_kohya(path: Path, lora: Lora, unet_config: Any, dtype: torch.dtype) -> None:
