@@ -72,17 +72,20 @@ def build(kind: type[nn.Module], config: dict[str, Any], where: str) -> nn.Modul
     try:
         with torch.device("meta"), few_modules():
             if issubclass(kind, ModelMixin):
-                _check_types(kind, config)
-                return kind.from_config(config).eval()
+                return kind.from_config(_settings(kind, config)).eval()
             return kind(read_config(kind.config_class, config)).eval()
     except Exception as error:  # whatever the two libraries raise for values that make no model
         raise _no_model(kind, where, error) from None
 
 
-def _check_types(kind: type[nn.Module], config: dict[str, Any]) -> None:
-    """Raise ValueError for a setting of diffusers that is of another type than its default: "no" would be true. Where
-    the default is a whole number, some take a list with one for each block."""
-    for key, one in inspect.signature(kind.__init__).parameters.items():
+def _settings(kind: type[nn.Module], config: dict[str, Any]) -> dict[str, Any]:
+    """What of a config of diffusers says how the model is built; the rest would be printed, whatever it is.
+
+    Raises ValueError for a setting of another type than its default: "no" would be true. Where the default is a whole
+    number, some take a list with one for each block.
+    """
+    parameters = inspect.signature(kind.__init__).parameters
+    for key, one in parameters.items():
         value, default = config.get(key, one.default), one.default
         number = type(value) in (int, float) and -LARGEST_NUMBER < value < LARGEST_NUMBER
         several = isinstance(default, int) and (value is None or isinstance(value, list | tuple))
@@ -90,6 +93,8 @@ def _check_types(kind: type[nn.Module], config: dict[str, Any]) -> None:
             type(default) in (int, float) and not number and not several
         ):
             raise ValueError(f"{key} is {brief(repr(value))}, where {default!r} is usual")
+    own = {key: value for key, value in config.items() if key in parameters}
+    return own | {key: config[key] for key in ("_class_name", "_diffusers_version") if key in config}
 
 
 def read_config(kind: type[Config], values: dict[str, Any]) -> Config:
