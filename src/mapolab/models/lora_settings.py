@@ -48,7 +48,7 @@ class LoraSettings:
 
     values: dict[str, Any]
     place: Any
-    seconds: float = MATCHING_SECONDS
+    seconds: float = field(default_factory=lambda: MATCHING_SECONDS)
     compiled: dict[str, Any] = field(default_factory=dict)
 
     @property
