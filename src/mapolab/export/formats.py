@@ -13,7 +13,8 @@ from mapolab.files import open_to_others, read_json, write_json
 from mapolab.models import original_layout as layout
 from mapolab.models.learned_token import TOKEN_FILE
 from mapolab.models.lora import kohya_tensors, to_file_name, zero_projections
-from mapolab.models.lora_files import LORA_FILE, Lora
+from mapolab.models.lora_files import LORA_FILE
+from mapolab.models.lora_reader import Lora
 from mapolab.models.readers import read_whole
 from mapolab.models.saved import save_tensors
 
