@@ -47,7 +47,7 @@ def compressed(data: bytes) -> bytes:
 def refusal(file: Path) -> str:
     with pytest.raises(UserError) as raised:
         read_checkpoint("the judge", file)
-    assert str(file) in str(raised.value) and "\n" not in str(raised.value) and len(str(raised.value)) < 1000
+    assert str(file) in str(raised.value) and str(raised.value).isprintable() and len(str(raised.value)) < 1000
     return str(raised.value)
 
 
@@ -83,7 +83,7 @@ def test_classes_that_other_packages_allow_are_not_made(tmp_path):
     (tmp_path / "a.pt").write_bytes(saved({"x": torch.ones(2), "y": Evil(tmp_path)}))
     with torch.serialization.safe_globals([Evil, open]):
         before = torch.serialization.get_safe_globals()
-        assert "open" in refusal(tmp_path / "a.pt")
+        assert "holds more than tensors" in refusal(tmp_path / "a.pt")
         assert set(torch.serialization.get_safe_globals()) == set(before)
 
 

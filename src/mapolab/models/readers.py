@@ -7,6 +7,7 @@ something else or says what cannot be is refused in one paragraph.
 
 import contextlib
 import json
+import pickle
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -113,6 +114,8 @@ def _load_tensors_only(file: Path) -> Any:
     torch.serialization.clear_safe_globals()
     try:
         return torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:  # whose text advises to load it all the same
+        raise ValueError("it is damaged, or holds more than tensors, which may be a program") from None
     finally:
         torch.serialization.add_safe_globals(added)
 
