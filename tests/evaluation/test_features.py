@@ -149,7 +149,7 @@ def test_files_that_do_not_fit_are_refused_and_nothing_is_unpickled(inception, d
     weights = load_file(whole / "model.safetensors")
     del weights["layernorm.weight"]
     save_file(weights, whole / "model.safetensors", {"format": "pt"})
-    with pytest.raises(UserError, match=r"does not hold the weights of dinov2: it lacks layernorm\.weight"):
+    with pytest.raises(UserError, match=r"does not hold the weights of dinov2: .* lack layernorm\.weight"):
         build_features("dinov2", "cpu", str(whole))
 
 

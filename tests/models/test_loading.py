@@ -170,7 +170,6 @@ def test_a_setting_that_is_no_json(folder, file, content):
         ("model_index.json", {"_class_name": 3}, "is a 3"),
         ("model_index.json", {"force_zeros_for_empty_prompt": "false"}, "Make it true or false"),
         ("tokenizer/tokenizer_config.json", {"model_max_length": "8"}, "prompts of 8 tokens"),
-        ("tokenizer/tokenizer_config.json", {"fast_tokenizer_files": ["tokenizer.4.0.0.json"]}, "has 2 tokens"),
         ("tokenizer_2/tokenizer_config.json", {"pad_token": "<pad>"}, "has 191 tokens"),
         ("tokenizer/tokenizer_config.json", {"model_max_length": 9}, "prompts of 9 tokens"),
         ("tokenizer_2/tokenizer_config.json", {"model_max_length": 7}, "of 8 and of 7 tokens"),

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -41,6 +42,49 @@ def test_another_pipeline(folder):
 def test_the_refiner(folder):
     edited(folder, "model_index.json", _class_name="StableDiffusionXLImg2ImgPipeline", text_encoder=[None, None])
     assert "is the SDXL refiner" in fault(pretrained=str(folder))
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {"unet": ["strangers_module", "UNet2DConditionModel"]},
+        {"vae": ["strangers_module", "AutoencoderKL"]},
+        {"tokenizer": ["strangers_module", "CLIPTokenizer"]},
+        {"scheduler": ["strangers_module", "EulerDiscreteScheduler"]},
+        {"scheduler": ["diffusers", ["EulerDiscreteScheduler"]]},
+        {"vae": "strangers_module"},
+        {"controlnet": ["diffusers", "ControlNetModel"]},
+        {"image_encoder": ["strangers_module", "CLIPVisionModelWithProjection"]},
+        {"_class_name": ["strangers_module", "StableDiffusionXLPipeline"]},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("lent", [False, True])
+def test_nothing_is_imported_by_a_name_in_model_index(folder, tmp_path, monkeypatch, reliability, parts, lent):
+    """Neither of a pipeline nor of one that lends its configs to a single file."""
+    (tmp_path / "strangers_module.py").write_text("raise SystemExit('imported')")
+    monkeypatch.syspath_prepend(tmp_path)
+    edited(folder, "model_index.json", **parts)
+    prefixes = "model.diffusion_model.x", "first_stage_model.x", "conditioner.embedders.0.transformer.x"
+    save_file(
+        {name: torch.ones(1) for name in (*prefixes, "conditioner.embedders.1.model.x")}, tmp_path / "a.safetensors"
+    )
+    given = {"pretrained": str(tmp_path / "a.safetensors"), "single_file_config": str(folder)} if lent else {}
+    fault(**given or {"pretrained": str(folder)})
+    assert "strangers_module" not in sys.modules
+    if lent and "unet" in parts:
+        reliability(
+            "A model_index.json that names a module (a pipeline's, or of model.single_file_config)",
+            "refused by name, nothing is imported",
+            "refused by name; the module was not imported",
+        )
+
+
+def test_parts_for_image_prompts_are_left_alone(folder):
+    edited(
+        folder, "model_index.json", image_encoder=["transformers", "CLIPVisionModelWithProjection"], extra=[None, None]
+    )
+    SDXL(str(folder)).check()
 
 
 def test_text_encoders_of_another_model(folder):

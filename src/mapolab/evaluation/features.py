@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -15,11 +16,22 @@ from mapolab.config.suggest import did_you_mean
 from mapolab.errors import UserError
 from mapolab.evaluation.scorers.classifier import PictureClassifier
 from mapolab.evaluation.scorers.pixels import as_tensor
-from mapolab.evaluation.scorers.weights import fill, identity, load_whole, read_checkpoint, weights_folder
+from mapolab.evaluation.scorers.processor import load_processor
+from mapolab.evaluation.scorers.weights import fill, identity, load_whole, published_file, weights_folder
 from mapolab.files import short_hash
+from mapolab.models.readers import read_checkpoint
 from mapolab.paths import resolve
 
 DINOV2 = "facebook/dinov2-base"
+# transformers 5.23 has other names than DINOv2's files, and the gate of its largest size in two.
+DINOV2_NAMES = {"attention.attention.query": "attention.q_proj", "attention.attention.key": "attention.k_proj",
+                "attention.attention.value": "attention.v_proj", "attention.output.dense": "attention.o_proj",
+                "mlp.weights_out": "mlp.down_proj"}  # fmt: skip
+DINOV2_GATE = "mlp.weights_in", ("mlp.gate_proj", "mlp.up_proj")
+INCEPTION = (
+    "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
+)
+INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 SUBSETS = 100
 
 
@@ -46,8 +58,13 @@ class DinoV2(Features):
 
         folder = weights_folder("dinov2", weights or DINOV2, option="feature_weights=<its folder>")
         self.device, self.dtype = device, torch.float16 if device != "cpu" else torch.float32
-        self.model = load_whole("dinov2", Dinov2Model, folder, self.dtype).eval().to(device)
-        self.processor = BitImageProcessorPil.from_pretrained(folder)
+        self.processor = load_processor("dinov2", BitImageProcessorPil, folder)
+        pixels = self.processor.crop_size["height"]
+
+        def compute(model: nn.Module) -> torch.Tensor:
+            return model(pixel_values=torch.empty(1, 3, pixels, pixels)).pooler_output
+
+        self.model = load_whole("dinov2", Dinov2Model, folder, self.dtype, compute, _dinov2_names).to(device)
         self.fingerprint = short_hash(["dinov2", *identity(folder)])
 
     @torch.no_grad()
@@ -87,28 +104,27 @@ class Inception(Features):
     name, source = "inception", "Heusel et al. 2017, 1706.08500; torch-fidelity's InceptionV3"
 
     def __init__(self, device: str, weights: str | None = None) -> None:
-        from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
         from torchmetrics.image.fid import NoTrainInceptionV3
 
-        if weights:
-            read_checkpoint(self.name, weights_path(weights))  # torch-fidelity itself would unpickle anything
+        option = "feature_weights=<its path>, or take features=efficientnet_lite0, whose weights come with it"
+        path = weights_path(weights) if weights else published_file(self.name, INCEPTION, INCEPTION_SHA256, option)
+        tensors = read_checkpoint(self.name, path)
+        # torch-fidelity unpickles whatever its file holds. It gets one that is written here, of the tensors alone.
+        content = io.BytesIO()
+        torch.save(tensors, content)
+        content.seek(0)
         try:
             # Without antialias: torchmetrics smooths where FID's own program, and so every published figure, does not.
-            self.model = NoTrainInceptionV3("inception-v3-compat", ["2048"], weights, antialias=False).eval().to(device)
-        except (OSError, ModuleNotFoundError) as error:
+            self.model = NoTrainInceptionV3("inception-v3-compat", ["2048"], content, antialias=False).eval()
+        except RuntimeError as error:
             raise UserError(
-                f"FID's InceptionV3 could not be had ({type(error).__name__}). Connect to the network, install "
-                "'mapolab[evaluation]', name its file (feature_weights=<weights-inception-2015-12-05-6726825d.pth>), "
-                "or take features=efficientnet_lite0, whose weights come with it."
+                f"{path} does not hold FID's InceptionV3: {' '.join(str(error).split())[:200]}. Give "
+                "weights-inception-2015-12-05-6726825d.pth."
             ) from None
-        except (RuntimeError, TypeError) as error:
-            raise UserError(
-                f"feature_weights={weights} does not hold FID's InceptionV3: {' '.join(str(error).split())[:200]}. "
-                "Give weights-inception-2015-12-05-6726825d.pth."
-            ) from None
+        fill(self.name, self.model, tensors, path)
+        self.model.to(device)
         self.device = device
-        fetched = Path(torch.hub.get_dir(), "checkpoints", Path(URL_INCEPTION_V3).name)
-        self.fingerprint = short_hash([self.name, *identity(weights_path(weights) if weights else fetched)])
+        self.fingerprint = short_hash([self.name, *identity(path)])
 
     @torch.no_grad()
     def __call__(self, pictures: list[Image.Image]) -> torch.Tensor:
@@ -193,6 +209,15 @@ def frechet_and_kernel_distance(ours: torch.Tensor, theirs: torch.Tensor) -> dic
         mean, deviation = kid.compute()
     about = {"kernel_distance": float(mean), "kernel_deviation": float(deviation)}
     return {"frechet_distance": float(fid.compute())} | about
+
+
+def _dinov2_names(key: str, tensor: torch.Tensor) -> list[tuple[str, torch.Tensor]]:
+    joined, halves = DINOV2_GATE
+    if joined in key and tensor.ndim and len(tensor) % 2 == 0:
+        return [(key.replace(joined, half), part) for half, part in zip(halves, tensor.chunk(2), strict=True)]
+    for old, new in DINOV2_NAMES.items():
+        key = key.replace(old, new)
+    return [(key, tensor)]
 
 
 def _under_timms_names(model: nn.Module, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -16,7 +16,8 @@ from mapolab.export.formats import write_kohya, write_lora, write_pipeline, writ
 from mapolab.files import read_json, write_json, write_text
 from mapolab.models.learned_token import TOKEN_FILE
 from mapolab.models.lora import kohya_fault
-from mapolab.models.lora_files import Lora, read_lora
+from mapolab.models.lora_files import read_lora
+from mapolab.models.lora_reader import Lora
 from mapolab.models.parts import MODELS
 from mapolab.models.precision import DTYPES
 from mapolab.models.weights import is_finite

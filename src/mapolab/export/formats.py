@@ -6,8 +6,6 @@ from typing import Any
 
 import torch
 from diffusers import StableDiffusionXLPipeline
-from safetensors import safe_open
-from safetensors.torch import load_file
 from torch import Tensor
 
 from mapolab.errors import UserError
@@ -15,9 +13,10 @@ from mapolab.files import open_to_others, read_json, write_json
 from mapolab.models import original_layout as layout
 from mapolab.models.learned_token import TOKEN_FILE
 from mapolab.models.lora import kohya_tensors, to_file_name, zero_projections
-from mapolab.models.lora_files import LORA_FILE, Lora
+from mapolab.models.lora_files import LORA_FILE
+from mapolab.models.lora_reader import Lora
+from mapolab.models.readers import read_whole
 from mapolab.models.saved import save_tensors
-from mapolab.models.weights import read_whole
 
 
 def write_pipeline(folder: Path, pipeline: StableDiffusionXLPipeline) -> None:
@@ -44,9 +43,8 @@ def write_lora(folder: Path, weights: Path, lora: Lora, dtype: torch.dtype) -> N
 
 def write_token(folder: Path, weights: Path, dtype: torch.dtype) -> None:
     """The learned token as an embedding file: `pipeline.load_textual_inversion` of each of its two tensors."""
-    with safe_open(weights / TOKEN_FILE, "pt") as file:
-        metadata = file.metadata()
-    save_tensors(_in(dtype, load_file(weights / TOKEN_FILE)), folder / TOKEN_FILE, metadata)
+    rows, metadata = read_whole(weights / TOKEN_FILE, "The learned token's file")
+    save_tensors(_in(dtype, rows), folder / TOKEN_FILE, metadata)
 
 
 def write_kohya(path: Path, lora: Lora, unet_config: Any, dtype: torch.dtype) -> None:

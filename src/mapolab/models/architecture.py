@@ -3,15 +3,24 @@
 from typing import Any, Protocol
 
 from mapolab.errors import UserError
+from mapolab.texts import brief
 
-# What diffusers would load each part as, from model_index.json; the first is SDXL's. A VAE may be given by itself.
+# What diffusers would load each part as, from model_index.json: library and class; the first is SDXL's. mapolab builds
+# them itself, so that a file that names another library is none of SDXL; nothing is imported by such a name. A VAE may
+# be given by itself, and `noise_process` reads the scheduler.
 CLASSES = {
-    "unet": ("UNet2DConditionModel",),
-    "text_encoder": ("CLIPTextModel", "CLIPTextModelWithProjection"),
-    "text_encoder_2": ("CLIPTextModelWithProjection",),
-    "tokenizer": ("CLIPTokenizer", "CLIPTokenizerFast"),
-    "tokenizer_2": ("CLIPTokenizer", "CLIPTokenizerFast"),
-}
+    "unet": [["diffusers", "UNet2DConditionModel"]],
+    "vae": [["diffusers", "AutoencoderKL"]],
+    "text_encoder": [["transformers", "CLIPTextModel"], ["transformers", "CLIPTextModelWithProjection"]],
+    "text_encoder_2": [["transformers", "CLIPTextModelWithProjection"]],
+    "tokenizer": [["transformers", "CLIPTokenizer"], ["transformers", "CLIPTokenizerFast"]],
+    "tokenizer_2": [["transformers", "CLIPTokenizer"], ["transformers", "CLIPTokenizerFast"]],
+    # Of image prompts, which nothing here has; some pipelines bring them along.
+    "image_encoder": [[None, None], ["transformers", "CLIPVisionModelWithProjection"]],
+    "feature_extractor": [[None, None], ["transformers", "CLIPImageProcessor"],
+                          ["transformers", "CLIPFeatureExtractor"]],
+}  # fmt: skip
+SETTINGS = ("force_zeros_for_empty_prompt", "add_watermarker", "requires_aesthetics_score")
 
 
 class Parts(Protocol):
@@ -67,7 +76,9 @@ def check_architecture(name: str, parts: Parts) -> None:
 def _number(name: str, parts: Parts, part: str, key: str) -> int:
     value = parts.config(part).get(key)
     if type(value) is not int:
-        raise UserError(f"The config of {part} of {name} has {key}={value}, where SDXL has a number. Fetch it again.")
+        raise UserError(
+            f"The config of {part} of {name} has {key}={brief(value)}, where SDXL has a number. Fetch it again."
+        )
     return value
 
 
@@ -79,36 +90,64 @@ def check_vae(name: str, vae: dict[str, Any], unet: dict[str, Any]) -> None:
     channels, scale, shift = (vae.get(key) for key in ("latent_channels", "scaling_factor", "shift_factor"))
     statistics = [vae.get(key) for key in ("latents_mean", "latents_std")]
     if channels != unet.get("in_channels"):
-        fault = f"has {channels} latent channels, the UNet {unet.get('in_channels')}"
-    elif not isinstance(scale, int | float) or not scale > 0:
-        fault = f"has scaling_factor {scale} in its config (SDXL's has 0.13025; with none, Stable Diffusion 1's counts)"
+        fault = f"has {brief(channels)} latent channels, the UNet {unet.get('in_channels')}"
+    elif not _is_number(scale) or not scale > 0:
+        told = brief(scale)
+        fault = f"has scaling_factor {told} in its config (SDXL's has 0.13025; with none, Stable Diffusion 1's counts)"
     elif shift:
-        fault = f"has shift_factor {shift}, which SDXL's pipeline does not apply"
-    elif statistics != [None, None] and not all(isinstance(of, list) and len(of) == channels for of in statistics):
+        fault = f"has shift_factor {brief(shift)}, which SDXL's pipeline does not apply"
+    elif statistics != [None, None] and not all(_are_numbers(of, channels) for of in statistics):
         fault = f"has latents_mean and latents_std that are not both {channels} numbers"
+    elif statistics[1] and not all(one > 0 for one in statistics[1]):
+        fault = "has a latents_std that is not above 0"
+    elif type(vae.get("force_upcast", True)) is not bool:
+        fault = f"has force_upcast {brief(vae['force_upcast'])}, which is true or false"
     else:
         return
     raise UserError(f"The VAE of {name} {fault}. Give SDXL's VAE, or one made for it, or correct its config.json.")
 
 
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and -1e9 < value < 1e9
+
+
+def _are_numbers(values: Any, count: int) -> bool:
+    return isinstance(values, list) and len(values) == count and all(map(_is_number, values))
+
+
 def _check_class(name: str, index: dict[str, Any]) -> None:
     kind = index.get("_class_name", "")
     if not str(kind).startswith("StableDiffusionXL"):
-        found = f"a {kind}" if kind else "no diffusers pipeline (it has no model_index.json)"
+        found = f"a {brief(kind)}" if kind else "no diffusers pipeline (it has no model_index.json)"
         raise UserError(f"The model {name} is {found}, but mapolab is for SDXL: StableDiffusionXLPipeline.")
     if index.get("requires_aesthetics_score") or index.get("text_encoder", [1]) in (None, [], [None, None]):
         raise UserError(
             f"The model {name} is the SDXL refiner, which has one text encoder and is no text-to-image model. "
             "Give an SDXL base."
         )
-    for part, classes in CLASSES.items():
-        listed = index.get(part, [None, classes[0]])
-        if not isinstance(listed, list) or len(listed) != 2 or listed[1] not in classes:
+    parts = {key: value for key, value in index.items() if not key.startswith("_") and key not in SETTINGS}
+    for part, listed in parts.items():
+        if part in CLASSES and listed not in CLASSES[part]:
             raise UserError(
-                f"The model_index.json of {name} has {part}: {listed}, but SDXL's is a {classes[0]}. Give an SDXL base."
+                f"The model_index.json of {name} has {part}: {brief(listed)}, but SDXL's is a {CLASSES[part][0][1]} of "
+                f"{CLASSES[part][0][0]}. Give an SDXL base."
+            )
+        if part == "scheduler" and not _is_scheduler(listed):
+            raise UserError(
+                f"The model_index.json of {name} has scheduler: {brief(listed)}, but SDXL's is of diffusers, such as "
+                "EulerDiscreteScheduler. Give an SDXL base."
+            )
+        if part not in CLASSES and part != "scheduler" and listed not in (None, [None, None]):
+            raise UserError(
+                f"The model_index.json of {name} has a part {brief(part)}: {brief(listed)}, which an SDXL base does "
+                "not have. Give an SDXL base, or remove the part from that file."
             )
     if not isinstance(index.get("force_zeros_for_empty_prompt", True), bool):
         raise UserError(
             f"The model_index.json of {name} has force_zeros_for_empty_prompt="
-            f"{index['force_zeros_for_empty_prompt']!r}. Make it true or false."
+            f"{brief(index['force_zeros_for_empty_prompt'])}. Make it true or false."
         )
+
+
+def _is_scheduler(listed: Any) -> bool:
+    return isinstance(listed, list) and len(listed) == 2 and listed[0] == "diffusers" and isinstance(listed[1], str)

@@ -16,8 +16,10 @@ import torch
 from torch import Tensor, nn
 from transformers import CLIPTokenizer, PreTrainedModel
 
+from mapolab.config.model_checks import TOKEN
 from mapolab.errors import UserError
-from mapolab.models.weights import read_whole
+from mapolab.models.readers import read_whole
+from mapolab.models.weights import is_finite
 
 TOKEN_FILE = "learned_embeds.safetensors"
 KEYS = ("clip_l", "clip_g")
@@ -102,10 +104,12 @@ def file_key(name: str) -> str | None:
 def read_token(file: Path) -> tuple[str, list[Tensor]]:
     """(token, its rows for both encoders) of a file that a run wrote. Raises UserError for any other."""
     rows, metadata = read_whole(file, "The learned token's file")
-    if "token" not in metadata or set(rows) != {*KEYS} or not all(torch.isfinite(row).all() for row in rows.values()):
+    sound = set(rows) == {*KEYS} and all(row.is_floating_point() and is_finite(row) for row in rows.values())
+    # Another word, such as `a`, would be part of every prompt.
+    if not re.fullmatch(TOKEN, metadata.get("token", "")) or not sound:
         raise UserError(
-            f"{file} does not say which token it holds, or has not {' and '.join(KEYS)} with finite numbers: mapolab "
-            "did not write it. Move it elsewhere."
+            f"{file} does not say which token it holds, such as <fox>, or has not {' and '.join(KEYS)} with finite "
+            "numbers: mapolab did not write it. Move it elsewhere."
         )
     return metadata["token"], [rows[key] for key in KEYS]
 

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from mapolab.errors import UserError
 from mapolab.models.learned_token import LearnedRow
-from mapolab.models.lora_files import Adapter, Lora
 from mapolab.models.lora_names import INNER, KOHYA_TEXT, PARTS, Layer, adaptable, kohya_names
+from mapolab.models.lora_reader import Adapter, Lora
 from mapolab.models.sdxl import empty_unet
 from mapolab.streams import Stream, torch_seed
 

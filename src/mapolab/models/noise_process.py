@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from mapolab.errors import UserError
+from mapolab.texts import brief
 
 PREDICTION_TYPES = ("epsilon", "v_prediction")
 BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
@@ -40,6 +41,7 @@ ELSEWHERE = {
     "timestep_type": (("continuous",), "EDM's continuous noise levels"),
     "variance_type": (("learned", "learned_range"), "a variance that the UNet predicts, too"),
 }
+MOST_TIMESTEPS = 100_000  # SDXL has 1000; each costs memory
 PROCESS = ("beta_start", "beta_end", "beta_schedule", "trained_betas", "num_train_timesteps")
 # How metadata words what a UNet predicts.
 PREDICTIONS = {
@@ -67,8 +69,8 @@ def scheduler_settings(
         )
     if stated not in PREDICTION_TYPES:
         raise UserError(
-            f"The model's scheduler says prediction_type={stated!r}; mapolab trains models that predict the noise "
-            "(epsilon) or the velocity (v_prediction). Choose another model, or correct scheduler_config.json."
+            f"The model's scheduler says prediction_type={brief(repr(stated))}; mapolab trains models that predict the "
+            "noise (epsilon) or the velocity (v_prediction). Choose another model, or correct scheduler_config.json."
         )
     zero = bool(config.get("rescale_betas_zero_snr")) if zero_terminal_snr == "auto" else zero_terminal_snr
     if zero and stated == "epsilon":
@@ -96,8 +98,8 @@ def stated_in_file(name: str, tensors: Collection[str], metadata: Mapping[str, s
         if value := metadata.get(key):
             if value.lower() not in PREDICTIONS:
                 raise UserError(
-                    f"model.pretrained={name} says {key}={value} in its metadata; mapolab trains models that predict "
-                    "the noise (epsilon) or the velocity (v). Give another model, or correct its metadata."
+                    f"model.pretrained={name} says {key}={brief(value)} in its metadata; mapolab trains models that "
+                    "predict the noise (epsilon) or the velocity (v). Give another model, or correct its metadata."
                 )
             predicts[f"{key}={value}"] = PREDICTIONS[value.lower()]
     if (velocity := TRUTHS.get(metadata.get("ss_v_parameterization", "").lower())) is not None:
@@ -126,7 +128,7 @@ def fault_of_file(tensors: Collection[str], metadata: Mapping[str, str]) -> str 
     architecture = metadata.get("modelspec.architecture", "").strip()
     is_base = re.match(r"(stable-diffusion-xl|sdxl)", architecture, re.IGNORECASE)
     if architecture and (not is_base or re.search(r"refiner|edit|inpaint|/", architecture, re.IGNORECASE)):
-        return f"says modelspec.architecture={architecture} in its metadata, which is no SDXL base"
+        return f"says modelspec.architecture={brief(architecture)} in its metadata, which is no SDXL base"
     return None
 
 
@@ -134,34 +136,37 @@ def _check_process(name: str, index: dict[str, Any], config: dict[str, Any]) -> 
     """The defaults of what the config leaves out. Raises UserError for another process than one of betas."""
     classes = [kind for kind in (_listed(index), config.get("_class_name")) if kind]
     for kind in classes:
-        if kind not in SPACINGS:
-            raise _foreign(name, f"has the scheduler {kind}{_family(kind)}")
+        if not isinstance(kind, str) or kind not in SPACINGS:
+            raise _foreign(name, f"has the scheduler {brief(kind)}{_family(brief(kind))}")
     for key, (values, process) in ELSEWHERE.items():
         if config.get(key) in values:
-            raise _foreign(name, f"has {key}={config[key]} in its scheduler_config.json, {process}")
+            raise _foreign(name, f"has {key}={brief(config[key])} in its scheduler_config.json, {process}")
     if config.get("sigma_data") is not None:
         raise _foreign(name, "has sigma_data in its scheduler_config.json, a setting of EDM")
+    if type(zero := config.get("rescale_betas_zero_snr") or False) is not bool:
+        raise _unusable(name, f"rescale_betas_zero_snr is {brief(zero)}, not true or false")
     schedule, trained, count = (config.get(key) for key in ("beta_schedule", "trained_betas", "num_train_timesteps"))
     count = 1000 if count is None else count  # as all classes have it
-    if type(count) is not int or count < 1:
-        raise _unusable(name, f"num_train_timesteps is {count!r}, not a number of timesteps")
+    if type(count) is not int or not 1 <= count <= MOST_TIMESTEPS:
+        raise _unusable(name, f"num_train_timesteps is {brief(repr(count))}, not a number of timesteps")
     if trained is not None:
         numbers = isinstance(trained, list) and all(_is_number(beta) and 0 < beta <= 1 for beta in trained)
         if not numbers or len(trained) != count:
             raise _unusable(name, f"trained_betas must be {count} numbers above 0 and at most 1, one for each timestep")
-    elif schedule not in BETA_SCHEDULES:
-        said = "has no beta_schedule" if schedule is None else f"beta_schedule is {schedule!r}"
+    elif not isinstance(schedule, str) or schedule not in BETA_SCHEDULES:
+        said = "has no beta_schedule" if schedule is None else f"beta_schedule is {brief(repr(schedule))}"
         raise _unusable(name, f"{said}; it is one of {', '.join(BETA_SCHEDULES)}")
     elif schedule != "squaredcos_cap_v2":
         ends = [config.get(key) for key in ("beta_start", "beta_end")]
         if not (all(map(_is_number, ends)) and 0 < ends[0] <= ends[1] < 1):
-            raise _unusable(name, f"beta_start and beta_end are {ends[0]} and {ends[1]}, not two numbers from 0 to 1")
+            told = " and ".join(map(brief, ends))
+            raise _unusable(name, f"beta_start and beta_end are {told}, not two numbers from 0 to 1")
     spacing = config.get("timestep_spacing") or SPACINGS[(classes or ["EulerDiscreteScheduler"])[0]]
     if spacing not in ("leading", "linspace", "trailing"):
-        raise _unusable(name, f"timestep_spacing is {spacing!r}; it is one of leading, linspace, trailing")
+        raise _unusable(name, f"timestep_spacing is {brief(repr(spacing))}; it is one of leading, linspace, trailing")
     offset = config.get("steps_offset") or 0
     if type(offset) is not int or not 0 <= offset < count:
-        raise _unusable(name, f"steps_offset is {offset!r}, not a number of timesteps")
+        raise _unusable(name, f"steps_offset is {brief(repr(offset))}, not a number of timesteps")
     return {"num_train_timesteps": count, "timestep_spacing": spacing, "steps_offset": offset}
 
 

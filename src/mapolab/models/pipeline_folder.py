@@ -11,8 +11,9 @@ from transformers import CLIPTokenizer
 from mapolab.errors import UserError
 from mapolab.hashes import file_hashes
 from mapolab.models.hub import fetch, is_hub_name
-from mapolab.models.parts import TOKENIZERS, build, load_tokenizer, own_place, tokenizer_files
-from mapolab.models.weights import WeightFiles, check, fill, find_weights, read_settings
+from mapolab.models.parts import TOKENIZERS, build, load_tokenizer, own_place, tokenizer_files, try_out
+from mapolab.models.readers import read_settings
+from mapolab.models.weights import WeightFiles, check, fill, find_weights
 from mapolab.paths import resolve
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -57,6 +58,7 @@ class PipelineFolder:
         """Raise UserError unless `load` can load the part."""
         model = build(kind, self.config(part), self._called(part))
         check(model, self._weights(part), own_place(model))
+        try_out(model, self._called(part))
 
     def load(self, kind: type[Model], part: str, dtype: torch.dtype) -> Model:
         """A part in `dtype`, whatever the precision on disk; never holds two copies."""

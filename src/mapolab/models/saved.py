@@ -9,13 +9,15 @@ import os
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
+from mapolab.errors import UserError
 from mapolab.files import open_to_others, write_json
 from mapolab.models.learned_token import TOKEN_FILE, file_key
 from mapolab.models.lora import to_file_name
 from mapolab.models.lora_files import LORA_FILE
+from mapolab.models.readers import read_whole
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 PREFIX = "unet."
@@ -44,13 +46,16 @@ def write_weights(folder: Path, weights: dict[str, Tensor], about: dict[str, Any
 
 
 def read_weights(folder: Path, about: dict[str, Any]) -> dict[str, Tensor]:
-    """What `write_weights` wrote, by the names in the training module. Raises KeyError for one that is not there."""
-    if "lora_metadata" in about:
-        saved = {to_file_name(key): tensor for key, tensor in load_file(folder / LORA_FILE).items()}
-        if about.get("token"):
-            saved |= load_file(folder / TOKEN_FILE)
-        return {name: saved[file_key(name) or to_file_name(name)] for name in about["names"]}
-    return {PREFIX + name: tensor for name, tensor in load_file(folder / WEIGHTS).items()}
+    """What `write_weights` wrote, by the names in the training module. Raises UserError for what is not there."""
+    if "lora_metadata" not in about:
+        return {PREFIX + name: tensor for name, tensor in read_whole(folder / WEIGHTS, "The UNet")[0].items()}
+    saved = {to_file_name(key): tensor for key, tensor in read_whole(folder / LORA_FILE, "The LoRA")[0].items()}
+    if about.get("token"):
+        saved |= read_whole(folder / TOKEN_FILE, "The learned token's file")[0]
+    wanted = {name: file_key(name) or to_file_name(name) for name in about["names"]}
+    if lost := next((key for key in wanted.values() if key not in saved), None):
+        raise UserError(f"The weights in {folder} lack {lost}: they are not those of this run. Put them back.")
+    return {name: saved[key] for name, key in wanted.items()}
 
 
 def save_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:

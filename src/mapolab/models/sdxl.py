@@ -18,7 +18,7 @@ from mapolab.errors import UserError
 from mapolab.files import short_hash
 from mapolab.models.architecture import check_architecture, check_vae
 from mapolab.models.noise_process import noise_process, scheduler_settings
-from mapolab.models.parts import MODELS
+from mapolab.models.parts import MODELS, build, read_config
 from mapolab.models.pipeline_folder import PipelineFolder
 from mapolab.models.precision import DTYPES
 from mapolab.models.single_file import SingleFile
@@ -89,7 +89,7 @@ class SDXL:
     def _check_tokenizers(self) -> None:
         lengths = []
         for tokenizer, encoder in zip(self.load_tokenizers(), ("text_encoder", "text_encoder_2"), strict=True):
-            config = CLIPTextConfig(**self.parts.config(encoder))
+            config = read_config(CLIPTextConfig, self.parts.config(encoder))
             length, ids = tokenizer.model_max_length, set(tokenizer.get_vocab().values())
             if type(length) is not int or not 2 < length <= config.max_position_embeddings:
                 raise UserError(
@@ -209,17 +209,15 @@ class SDXL:
 
 
 def empty_unet(config: dict[str, Any]) -> UNet2DConditionModel:
-    """On the meta device."""
-    with torch.device("meta"):
-        return UNet2DConditionModel.from_config(config)
+    """On the meta device. Raises UserError for a config of no UNet."""
+    return build(UNet2DConditionModel, config, "unet")
 
 
 def empty_text_encoders(
     first: dict[str, Any], second: dict[str, Any]
 ) -> tuple[CLIPTextModel, CLIPTextModelWithProjection]:
-    """On the meta device, from their configs."""
-    with torch.device("meta"):
-        return CLIPTextModel(CLIPTextConfig(**first)), CLIPTextModelWithProjection(CLIPTextConfig(**second))
+    """On the meta device, from their configs. Raises UserError for those of none."""
+    return build(CLIPTextModel, first, "text_encoder"), build(CLIPTextModelWithProjection, second, "text_encoder_2")
 
 
 def _frozen(model: Any) -> Any:

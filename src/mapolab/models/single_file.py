@@ -18,9 +18,10 @@ from mapolab.errors import UserError
 from mapolab.hashes import file_hashes, remembered
 from mapolab.models.noise_process import fault_of_file, stated_in_file
 from mapolab.models.original_layout import NEEDLESS, PREFIXES, original_place, slots
-from mapolab.models.parts import build
+from mapolab.models.parts import build, try_out
 from mapolab.models.pipeline_folder import PipelineFolder
-from mapolab.models.weights import Place, WeightFiles, check, fill, opened, tensors
+from mapolab.models.readers import opened
+from mapolab.models.weights import Place, WeightFiles, check, fill, tensors
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -63,6 +64,7 @@ class SingleFile:
         """Raise UserError unless `load` can load the part."""
         model, place = self._empty(kind, part)
         check(model, self._weights(part), place)
+        try_out(model, f"{part} of {self.configs.name}")
 
     def load(self, kind: type[Model], part: str, dtype: torch.dtype) -> Model:
         """A part in `dtype`, whatever the precision on disk; never holds two copies."""

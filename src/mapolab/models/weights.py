@@ -5,19 +5,18 @@ A safetensors file is mapped into memory, and every page that was read stays res
 all and converting its precision would thus hold both; here it is opened anew for every part.
 """
 
-import contextlib
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from mapolab.errors import UserError
-from mapolab.files import read_json
 from mapolab.hashes import remembered
+from mapolab.models.readers import PICKLES, opened, read_settings
 
 Model = TypeVar("Model", bound=nn.Module)
 Place = Callable[[str, Tensor], list[tuple[str, Tensor]] | None]
@@ -25,6 +24,7 @@ Place = Callable[[str, Tensor], list[tuple[str, Tensor]] | None]
 needs, None for one that has no place."""
 
 BYTES_AT_ONCE = 256 << 20
+FILE_NAME = re.compile(r"[\w.-]{1,200}\.safetensors", re.ASCII)  # of a part of the weights, as an index has it
 FORMATS = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
     "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2,
@@ -77,7 +77,7 @@ def find_weights(folder: Path, stem: str, variant: str | None) -> WeightFiles:
 
 
 def _no_weights(folder: Path, stem: str, variant: str | None) -> str:
-    others = sorted(file.name for file in folder.iterdir() if file.suffix in (".safetensors", ".bin", ".ckpt", ".pt"))
+    others = sorted(file.name for file in folder.iterdir() if file.suffix in (".safetensors", *PICKLES))
     there = f"there is {', '.join(others)}" if others else "there are no others"
     kind = f"in the variant {variant}" if variant else f"named {stem}.safetensors"
     return f"{folder} has no safetensors weights {kind}; {there}. Give the variant that is there, or other weights."
@@ -87,20 +87,9 @@ def _weight_map(index: Path) -> dict[str, str]:
     """tensor -> file of an index. Raises UserError for what is none."""
     places = read_settings(index).get("weight_map")
     sound = isinstance(places, dict) and places
-    if not sound or not all(isinstance(name, str) and Path(name).name == name for name in places.values()):
+    if not sound or not all(isinstance(name, str) and FILE_NAME.fullmatch(name) for name in places.values()):
         raise UserError(f"{index} is no index of weights: its weight_map is not one of tensors to files beside it.")
     return places
-
-
-def read_settings(file: Path) -> dict[str, Any]:
-    """The object in a JSON file. Raises UserError for what is none."""
-    try:
-        value = read_json(file)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file} is no sound JSON ({_words(error)}).{_pointer(file)} Fetch it again.") from None
-    if not isinstance(value, dict):
-        raise UserError(f"{file} holds no JSON object. Fetch it again.")
-    return value
 
 
 def check(model: nn.Module, weights: WeightFiles, place: Place) -> None:
@@ -126,6 +115,11 @@ def fill(model: Model, weights: WeightFiles, dtype: torch.dtype, place: Place) -
             if not is_finite(converted):
                 raise UserError(_broken(weights, key, dtype if is_finite(tensor) else None))
             assign(model, name, converted)
+    for name, buffer in model.named_buffers():
+        if buffer.is_meta:  # counted, not read; no other is in SDXL's parts and the judges
+            if not name.endswith("position_ids"):
+                raise UserError(f"The config of the weights in {weights} asks for {name}, which no file holds.")
+            assign(model, name, torch.arange(buffer.shape[-1]).expand(buffer.shape))
     return model
 
 
@@ -151,7 +145,7 @@ def _fitting(
         if fault:
             raise UserError(
                 f"The weights in {weights} do not fit their config: {key} {fault}. Check that both belong to the same "
-                "SDXL model."
+                "model."
             )
         yield key, pairs
     if missing:
@@ -232,31 +226,6 @@ def is_finite(tensor: Tensor) -> bool:
     return bool((tensor.float() if tensor.itemsize == 1 else tensor).isfinite().all())
 
 
-@contextlib.contextmanager
-def opened(file: Path) -> Iterator[Any]:
-    """An open safetensors file. Raises UserError for one that is not there, or not whole."""
-    try:
-        with safe_open(file, "pt") as content:
-            yield content
-    except FileNotFoundError:
-        raise UserError(f"{file} does not exist. Name a .safetensors file.") from None
-    except (SafetensorError, OSError) as error:
-        empty = " (it is empty)" if file.is_file() and not file.stat().st_size else f" ({_words(error)})"
-        raise UserError(f"{file} is no sound safetensors file{empty}.{_pointer(file)} Fetch it again.") from None
-
-
-def _pointer(file: Path) -> str:
-    """A sentence on a file that only stands for one that Git LFS has not fetched; else nothing."""
-    with contextlib.suppress(OSError), open(file, "rb") as content:
-        if content.read(30).startswith(b"version https://git-lfs"):
-            return " It is a pointer of Git LFS, not the file itself: `git lfs pull` fetches that."
-    return ""
-
-
-def _words(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]
-
-
 def assign(model: nn.Module, name: str, tensor: Tensor) -> None:
     """Make `tensor` the parameter or buffer of this name."""
     owner, _, leaf = name.rpartition(".")
@@ -265,29 +234,3 @@ def assign(model: nn.Module, name: str, tensor: Tensor) -> None:
         module._parameters[leaf] = nn.Parameter(tensor)
     else:
         module._buffers[leaf] = tensor
-
-
-def read_whole(file: Path, what: str) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors and the metadata of a safetensors file, small enough to hold at once. what: `The LoRA`.
-
-    Raises UserError for a file that is none.
-    """
-    try:
-        with safe_open(file, "pt") as opened:
-            return {key: opened.get_tensor(key) for key in opened.keys()}, opened.metadata() or {}  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{what} {file} {_no_safetensors(file, error)}") from None
-
-
-def _no_safetensors(file: Path, error: Exception) -> str:
-    """What a file is instead, and what to do."""
-    try:
-        with open(file, "rb") as opened:
-            start = opened.read(64)
-    except OSError:
-        return f"cannot be read ({error}). Check its name and its permissions."
-    if start.startswith(b"version https://git-lfs"):
-        return "is a pointer of Git LFS in place of the file. Fetch the file itself: git lfs pull."
-    if start.startswith((b"PK\x03\x04", b"\x80")) or file.suffix in (".bin", ".pt", ".pth", ".ckpt"):
-        return "is a pickle, which can run any program when it is opened. Convert it to safetensors elsewhere."
-    return f"is no sound safetensors file ({error}): it is cut short or something else. Fetch it again."

@@ -3,13 +3,13 @@
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import nn
 
 from mapolab.errors import UserError
 from mapolab.models.learned_token import LearnedRow, learned_token
 from mapolab.models.lora import add_adapters, text_adapters, unet_adapter
+from mapolab.models.parts import build
 from mapolab.models.pipeline_folder import PipelineFolder
 from mapolab.models.precision import DTYPES
 from mapolab.models.sdxl import SDXL, empty_text_encoders, empty_unet
@@ -73,5 +73,4 @@ def meta_text(architecture: Architecture) -> list[nn.Module]:
 
 
 def meta_vae(architecture: Architecture) -> AutoencoderKL:
-    with torch.device("meta"):
-        return AutoencoderKL.from_config(architecture.configs["vae"]).requires_grad_(False).eval()
+    return build(AutoencoderKL, architecture.configs["vae"], "vae").requires_grad_(False)

@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from mapolab import files
 from mapolab.config.identity import run_folder
 from mapolab.errors import UserError
+from mapolab.models.pipeline_folder import PipelineFolder
 from mapolab.tiny.autoencoder import (
     build_autoencoder,
     other_concepts,
@@ -127,7 +128,7 @@ def _vae_stage(settings: TinyBaseConfig, seed: int, folder: Path) -> None:
 def _base_stage(settings: TinyBaseConfig, seed: int, folder: Path) -> None:
     if (folder / "tiny_twin" / "model_index.json").exists():
         return
-    vae = AutoencoderKL.from_pretrained(folder / "vae").eval()
+    vae = PipelineFolder(str(folder / "vae")).load(AutoencoderKL, "", torch.float32)
     torch.manual_seed(seed)
     pipeline = build_pipeline(vae)
     keys = ("steps", "batch_size", "learning_rate", "caption_dropout", "ema_decay")
@@ -165,7 +166,7 @@ def _scorer_stage(settings: TinyBaseConfig, seed: int, folder: Path) -> None:
     if (scorers / "report.json").exists():
         return
     scorers.mkdir(parents=True, exist_ok=True)
-    vae = AutoencoderKL.from_pretrained(folder / "vae").eval()
+    vae = PipelineFolder(str(folder / "vae")).load(AutoencoderKL, "", torch.float32)
     style, style_report = train_style(vae, other_concepts(), settings.style_pictures, settings.style_steps)
     concept, concept_report = train_concept(
         vae, settings.concept_pictures, settings.concept_steps, settings.left_out_steps

@@ -13,10 +13,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import StableDiffusionXLPipeline
 from PIL import Image
 
 from mapolab import files
+from mapolab.evaluation.generation import load_pipeline
+from mapolab.evaluation.models import EvaluatedModel
 from mapolab.tiny.concepts import TEMPLATES, describe
 from mapolab.tiny.pairs import Drawn, preference_row, write_table
 from mapolab.tiny.pictures import SIZE, composite, generator_for, load_artwork
@@ -87,8 +88,7 @@ def write_subject_pairs(path: Path, base: Path, seed: int = 0) -> None:
 
 def draw(base: Path, prompts: list[str], seed: int) -> np.ndarray:
     """(B, 64, 64, 3) uint8: a picture of each prompt by the pipeline in this folder, from (seed, its place)."""
-    pipeline = StableDiffusionXLPipeline.from_pretrained(base, dtype=torch.float32, add_watermarker=False)
-    pipeline.set_progress_bar_config(disable=True)
+    pipeline = load_pipeline(EvaluatedModel("base", None, base, {"model": {"pretrained": str(base)}}))
     side = SIZE // pipeline.vae_scale_factor
     shape = pipeline.unet.config.in_channels, side, side
     noise = [generator_for(seed, STREAM, 1000 + place).standard_normal(shape) for place in range(len(prompts))]

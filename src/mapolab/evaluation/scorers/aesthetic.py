@@ -8,14 +8,15 @@ import torch
 from PIL import Image
 from torch import nn
 
-from mapolab.errors import UserError
 from mapolab.evaluation.scorers.clip_score import ARCHITECTURE, FILE, REPOSITORY
 from mapolab.evaluation.scorers.open_clip_model import OpenClip
 from mapolab.evaluation.scorers.scorer import Scorer
-from mapolab.evaluation.scorers.weights import fill, identity, read_checkpoint, weights_file
+from mapolab.evaluation.scorers.weights import fill, identity, published_file, weights_file
+from mapolab.models.readers import read_checkpoint
 
 HEAD = "sac+logos+ava1-l14-linearMSE.pth"
 HEAD_ADDRESS = f"https://github.com/christophschuhmann/improved-aesthetic-predictor/raw/main/{HEAD}"
+HEAD_SHA256 = "21dd590f3ccdc646f0d53120778b296013b096a035a2718c9cb0d511bff0f1e0"
 
 
 class Aesthetic(Scorer):
@@ -40,9 +41,7 @@ class Aesthetic(Scorer):
     ) -> None:
         self.path = _head_file(weights)
         self.clip_path = weights_file("aesthetic", clip_weights, REPOSITORY, FILE)
-        self.clip = OpenClip(architecture, device)
-        fill("aesthetic", self.clip.model, read_checkpoint("aesthetic", self.clip_path), self.clip_path)
-        self.clip.ready()
+        self.clip = OpenClip("aesthetic", architecture, self.clip_path, device)
         tensors = read_checkpoint("aesthetic", self.path)
         self.head = aesthetic_head(self.clip.model.visual.output_dim)
         fill(
@@ -73,18 +72,8 @@ def aesthetic_head(width: int) -> nn.Sequential:
 
 
 def _head_file(weights: str | None) -> Path:
-    """The named file, or the published one in torch's cache, fetched there once. Raises UserError without either."""
+    """The named file, or the published one. Raises UserError without either."""
     if weights is not None:
         return weights_file("aesthetic", weights, "christophschuhmann/improved-aesthetic-predictor", HEAD)
-    path = Path(torch.hub.get_dir()) / "checkpoints" / HEAD
-    if not path.is_file():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            torch.hub.download_url_to_file(HEAD_ADDRESS, str(path), progress=False)
-        except OSError as error:
-            raise UserError(
-                f"The scorer aesthetic needs {HEAD}, which could not be fetched from {HEAD_ADDRESS} "
-                f"({type(error).__name__}). Put it at {path}, or name it: "
-                "scorers=[{_target_: aesthetic, weights: <its path>}]."
-            ) from None
-    return path
+    option = "scorers=[{_target_: aesthetic, weights: <its path>}]"
+    return published_file("The scorer aesthetic", HEAD_ADDRESS, HEAD_SHA256, option)

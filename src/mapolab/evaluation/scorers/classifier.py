@@ -6,11 +6,15 @@ import json
 import math
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
+
+from mapolab.errors import UserError
+from mapolab.evaluation.scorers.weights import make_fitting
+from mapolab.models.readers import parse_settings, read_whole
 
 FREQUENCIES = tuple(math.pi * 2**power for power in range(5))
 
@@ -58,12 +62,32 @@ class PictureClassifier(nn.Module):
 
     @classmethod
     def load(cls, path: Path) -> PictureClassifier:
-        """Read what ``save`` wrote; computes in float32."""
-        with safe_open(path, "pt") as file:
-            about = json.loads(file.metadata()["classifier"])
-            model = cls(tuple(about["labels"]), tuple(about["widths"]), about["with_palette"])
-            model.load_state_dict({name: _exact(file.get_tensor(name)) for name in file.keys()})  # noqa: SIM118 (no dict)
-        return model.eval()
+        """Read what ``save`` wrote; computes in float32. Raises UserError for any other file."""
+        tensors, metadata = read_whole(path, "The classifier")
+        about = _about(path, metadata)
+        exact = {name: _exact(tensor) for name, tensor in tensors.items()}
+        sizes = tuple(about["labels"]), tuple(about["widths"]), about["with_palette"]
+        return make_fitting(f"the classifier {path.name}", lambda: cls(*sizes), exact, path).eval()
+
+
+def _about(path: Path, metadata: dict[str, str]) -> dict[str, Any]:
+    """The arguments in the metadata. Raises UserError where they are none."""
+    try:
+        about = parse_settings(metadata.get("classifier", ""))
+        texts, sizes, kind = (about.get(key) for key in ("labels", "widths", "with_palette"))
+        sound = isinstance(texts, list) and isinstance(sizes, list) and isinstance(kind, bool) and texts and sizes
+        if (
+            not sound
+            or not all(isinstance(text, str) for text in texts)
+            or not all(type(size) is int for size in sizes)
+        ):
+            raise ValueError("no labels, widths and with_palette")
+    except ValueError as error:
+        raise UserError(
+            f"{path} is no classifier that mapolab wrote: its metadata do not say its labels and widths ({error}). "
+            "Give another file, or fetch it again."
+        ) from None
+    return about
 
 
 def _compact(tensor: torch.Tensor) -> torch.Tensor:

@@ -7,7 +7,7 @@ from PIL import Image
 
 from mapolab.evaluation.scorers.open_clip_model import OpenClip
 from mapolab.evaluation.scorers.scorer import Scorer
-from mapolab.evaluation.scorers.weights import fill, identity, read_checkpoint, weights_file
+from mapolab.evaluation.scorers.weights import identity, weights_file
 
 # OpenAI's ViT-L/14 as open-clip stores it; its activations are the quick GELU.
 REPOSITORY, FILE, ARCHITECTURE = "timm/vit_large_patch14_clip_224.openai", "open_clip_model.safetensors", "ViT-L-14"
@@ -39,12 +39,10 @@ class CLIPScore(Scorer):
     ) -> None:
         self.name, self.text = name, text
         self.path = weights_file(TARGET, weights, REPOSITORY, FILE)
-        self.clip = OpenClip(architecture, device)
+        self.clip = OpenClip(TARGET, architecture, self.path, device)
         self.token_limit = self.clip.token_limit
         if text is not None:
             self.description, self.token_limit = f"CLIPScore: the picture fits {text!r}", None
-        fill(TARGET, self.clip.model, read_checkpoint(TARGET, self.path), self.path)
-        self.clip.ready()
 
     @torch.no_grad()
     def __call__(self, pictures: list[Image.Image], prompts: list[str]) -> torch.Tensor:

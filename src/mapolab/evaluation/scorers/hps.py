@@ -9,7 +9,7 @@ from torchvision.transforms import functional as transforms
 
 from mapolab.evaluation.scorers.open_clip_model import OpenClip
 from mapolab.evaluation.scorers.scorer import Scorer
-from mapolab.evaluation.scorers.weights import fill, identity, read_checkpoint, weights_file
+from mapolab.evaluation.scorers.weights import identity, weights_file
 
 FILES = {"v2.0": "HPS_v2_compressed.pt", "v2.1": "HPS_v2.1_compressed.pt"}
 REPOSITORY = "xswu/HPSv2"
@@ -33,11 +33,8 @@ class HPS(Scorer):
         self.name = f"hps_{version}"
         self.description = f"HPS {version}: human preference for the picture given the prompt"
         self.path = weights_file(self.name, weights, REPOSITORY, FILES[version])
-        self.clip = OpenClip(architecture, device)
+        self.clip = OpenClip(self.name, architecture, self.path, device)
         self.token_limit = self.clip.token_limit
-        checkpoint = read_checkpoint(self.name, self.path)
-        fill(self.name, self.clip.model, checkpoint.get("state_dict", checkpoint), self.path)
-        self.clip.ready()
 
     @torch.no_grad()
     def __call__(self, pictures: list[Image.Image], prompts: list[str]) -> torch.Tensor:

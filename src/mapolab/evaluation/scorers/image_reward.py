@@ -14,9 +14,14 @@ from transformers.models.blip.configuration_blip import BlipTextConfig, BlipVisi
 from transformers.models.blip.modeling_blip import BlipVisionModel
 from transformers.models.blip.modeling_blip_text import BlipTextModel
 
+from mapolab.errors import UserError
 from mapolab.evaluation.scorers.aesthetic import aesthetic_head
+from mapolab.evaluation.scorers.processor import load_judges_tokenizer
 from mapolab.evaluation.scorers.scorer import Scorer
-from mapolab.evaluation.scorers.weights import fill, identity, read_checkpoint, weights_file, weights_folder
+from mapolab.evaluation.scorers.weights import identity, make_fitting, weights_file, weights_folder
+from mapolab.models.parts import LARGEST_NUMBER, read_config
+from mapolab.models.readers import read_checkpoint
+from mapolab.texts import brief
 
 REPOSITORY, FILE = "zai-org/ImageReward", "ImageReward.pt"
 # Mean and deviation of the rewards over the training set, from the published program.
@@ -63,9 +68,9 @@ class Network(nn.Module):
 
     def __init__(self, vision: dict, text: dict) -> None:
         super().__init__()
-        self.vision = BlipVisionModel(BlipVisionConfig(**vision))
+        self.vision = BlipVisionModel(read_config(BlipVisionConfig, vision))
         special = {"bos_token_id": None, "sep_token_id": None, "pad_token_id": 0}
-        self.text = BlipTextModel(BlipTextConfig(**text | special), add_pooling_layer=False)
+        self.text = BlipTextModel(read_config(BlipTextConfig, text | special), add_pooling_layer=False)
         self.head = aesthetic_head(text["hidden_size"])
 
     def forward(self, pixels: torch.Tensor, tokens: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -105,12 +110,12 @@ class ImageReward(Scorer):
     ) -> None:
         self.path = weights_file(self.name, weights, REPOSITORY, FILE)
         self.tokenizer_folder = weights_folder(self.name, tokenizer, "tokenizer")
-        self.tokenizer = BertTokenizerFast.from_pretrained(self.tokenizer_folder)
         self.device = device
-        vision, text = VISION | (vision or {}), TEXT | (text or {})
+        vision, text = _sizes("vision", VISION, vision), _sizes("text", TEXT, text)
         self.sizes = {"vision": vision, "text": text}
-        self.network = Network(vision, text)
-        fill(self.name, self.network, renamed(read_checkpoint(self.name, self.path)), self.path)
+        tensors = renamed(read_checkpoint(self.name, self.path))
+        self.network = make_fitting(self.name, lambda: Network(vision, text), tensors, self.path)
+        self.tokenizer = load_judges_tokenizer(self.name, BertTokenizerFast, self.tokenizer_folder, text["vocab_size"])
         self.network.eval().to(device)
         if device != "cpu":
             self.network.vision.half()
@@ -130,6 +135,18 @@ class ImageReward(Scorer):
     def weights_identity(self) -> list[str]:
         sizes = json.dumps(self.sizes, sort_keys=True)
         return [*identity(self.path, self.tokenizer_folder), sizes]
+
+
+def _sizes(setting: str, published: dict, given: dict | None) -> dict:
+    for key, value in (given or {}).items():
+        if key not in published or type(value) not in (int, float) or not 0 <= value < LARGEST_NUMBER:
+            raise UserError(
+                f"The scorer image_reward was given {setting}: {brief(key)}={brief(value)}. Its sizes are numbers: "
+                f"{', '.join(published)}."
+            )
+        if value == 0 and published[key]:
+            raise UserError(f"The scorer image_reward was given {setting}: {key}=0. Give a number above 0.")
+    return published | (given or {})
 
 
 def _preprocess(size: int) -> transforms.Compose:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from importlib import import_module
 from importlib.metadata import entry_points
 from inspect import Parameter
+from types import NoneType
 from typing import Any
 
 from mapolab.config.suggest import did_you_mean
@@ -16,12 +17,13 @@ from mapolab.errors import UserError
 from mapolab.evaluation.scorers.fingerprint import note_settings, signature
 from mapolab.evaluation.scorers.scorer import Scorer
 from mapolab.evaluation.scores_table import FILE, OWN
-from mapolab.texts import odd_character, one_line
+from mapolab.texts import brief, odd_character, one_line
 
 HERE = "mapolab.evaluation.scorers"
 GROUP = "mapolab.scorers"
 VARIADIC = Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD
 KEY = "evaluation.scorers"  # where a config names them, unless its caller says another
+TYPES = {"str": (str,), "str | None": (str, NoneType), "dict | None": (dict, NoneType)}
 # name -> module, class, and the settings that the name stands for
 SCORERS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "style": (f"{HERE}.emoji", "StyleScorer", {}),
@@ -117,6 +119,14 @@ def _build(entry: Named, surroundings: dict[str, Any], key: str) -> Scorer:
     required = [setting for setting, one in known.items() if one.default is one.empty]
     if missing := [setting for setting in required if setting not in given]:
         raise UserError(f"The scorer {name} needs its setting {missing[0]}: {{_target_: {name}, {missing[0]}: ...}}.")
+    for setting, value in settings.items():
+        # Annotations are texts here; those of a scorer of another package may be anything, and are its own to check.
+        allowed = TYPES.get(known[setting].annotation) if setting in known else None
+        if allowed and not isinstance(value, allowed):
+            raise UserError(
+                f"The scorer {name} was given {setting}={brief(repr(value))}, which is no "
+                f"{allowed[0].__name__}: {{_target_: {name}, {setting}: ...}}."
+            )
     scorer = kind(**given)
     if not isinstance(scorer, Scorer):
         raise UserError(f"The entry point {name} is no mapolab.Scorer. Derive its class from it.")
