@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from mapolab.data.prepared.scan import HASH_BYTES, Scan
-from mapolab.data.prepared.units import Unit
+from mapolab.data.prepared.units import Unit, shard_name
 from mapolab.data.records import UNLABELLED
 
 PROMPTS_PER_SHARD = 256
@@ -65,14 +65,14 @@ def make_plan(scan: Scan, resolution: int) -> Plan:
     )
 
 
-def image_units(folder: Path, plan: Plan) -> list[Unit]:
-    """The files of the image shards."""
-    return [Unit(folder / "images" / f"{number:05d}.safetensors") for number in range(len(plan.image_shards))]
+def image_units(folder: Path, plan: Plan, key: str) -> list[Unit]:
+    """The files of the image shards. key: of the cache."""
+    return [Unit(folder, shard_name("images", number), key) for number in range(len(plan.image_shards))]
 
 
-def prompt_units(folder: Path, plan: Plan) -> list[Unit]:
-    """The files of the prompt shards."""
-    return [Unit(folder / "prompts" / f"{number:05d}.safetensors") for number in range(len(plan.prompt_shards))]
+def prompt_units(folder: Path, plan: Plan, key: str) -> list[Unit]:
+    """The files of the prompt shards. key: of the cache."""
+    return [Unit(folder, shard_name("prompts", number), key) for number in range(len(plan.prompt_shards))]
 
 
 def _numbered(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -10,7 +10,7 @@ import numpy as np
 from mapolab.data.buckets import bucket_of, bucket_sizes
 from mapolab.data.images import BrokenImage, read_size
 from mapolab.data.prepared.spec import CacheSpec
-from mapolab.data.prepared.units import Unit, from_numpy
+from mapolab.data.prepared.units import Unit, from_numpy, shard_name
 from mapolab.data.records import Blocks, BrokenRow, RowText, Source
 
 ROWS_PER_UNIT = 5000
@@ -45,9 +45,9 @@ def ranges(source: Source) -> list[range]:
     return found
 
 
-def units(folder: Path, source: Source) -> list[Unit]:
-    """The scan's files."""
-    return [Unit(folder / "scan" / f"{number:05d}.safetensors") for number in range(len(ranges(source)))]
+def units(folder: Path, source: Source, key: str, kind: str = "scan") -> list[Unit]:
+    """The scan's files, or others that are cut like it. key: of the cache."""
+    return [Unit(folder, shard_name(kind, number), key) for number in range(len(ranges(source)))]
 
 
 def scan_blocks(source: Source, spec: CacheSpec, blocks: range, unit: Unit) -> None:
