@@ -72,7 +72,7 @@ def test_what_was_cut_short_is_made_again_and_the_rest_kept(source, sdxl, tmp_pa
     damaged.write_bytes(damaged.read_bytes()[:100])
     (whole / "rows.safetensors").write_bytes(b"cut off")
     assert not PreparedCache.is_complete(whole, spec(source, sdxl))
-    with pytest.raises(UserError, match=r"prompts/00000.safetensors is cut off or missing. `mapolab prepare` makes it"):
+    with pytest.raises(UserError, match=r"prompts/00000.safetensors is damaged or missing. `mapolab prepare` makes it"):
         PreparedCache.open(whole, spec(source, sdxl))
     assert prepare(source, spec(source, sdxl), sdxl, CPU, whole)
     assert content(whole) == expected

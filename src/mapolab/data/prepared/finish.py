@@ -6,11 +6,12 @@ import numpy as np
 import torch
 
 from mapolab import checksums
-from mapolab.data.prepared.plan import PROMPTS_PER_SHARD, Plan
+from mapolab.data.prepared.plan import Plan
 from mapolab.data.prepared.scan import Scan
 from mapolab.data.prepared.spec import CacheSpec
-from mapolab.data.prepared.units import MANIFEST, Unit, from_numpy
+from mapolab.data.prepared.units import Unit, from_numpy
 
+MANIFEST = "manifest.json"
 ROWS = "rows"
 
 
@@ -49,7 +50,7 @@ def finish(folder: Path, spec: CacheSpec, plan: Plan, scanned: Scan, images: lis
             "prompts": len(plan.prompt_rows),
             "broken_images": len(broken),
             "images_per_shard": plan.images_per_shard,
-            "prompts_per_shard": PROMPTS_PER_SHARD,
+            "prompts_per_shard": plan.prompts_per_shard,
             "bytes": int(np.sum([note["bytes"] for note in content.values()])),
             "files": content,
         },

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from mapolab import checksums
-from mapolab.data.prepared.finish import ROWS
+from mapolab.data.prepared.finish import MANIFEST, ROWS
 from mapolab.data.prepared.spec import CacheSpec
-from mapolab.data.prepared.units import MANIFEST, Unit, shard_name
+from mapolab.data.prepared.units import Unit, shard_name
 from mapolab.errors import UserError
 
 COUNTS = ("rows", "images", "prompts", "images_per_shard", "prompts_per_shard")
@@ -33,11 +33,11 @@ class PreparedCache:
     @classmethod
     def open(cls, folder: Path, spec: CacheSpec) -> "PreparedCache":
         """Raises UserError for a cache that is not there, not whole, or not made from what `spec` says."""
-        if (manifest := _read_manifest(folder)) is None:
+        if (manifest := read_manifest(folder)) is None:
             raise UserError(f"{folder} holds no finished cache. Make it with `mapolab prepare`.")
         spec.check(folder, manifest)
         if damaged := cls._damaged(folder, manifest):
-            raise UserError(f"The cache's file {damaged} is cut off or missing. `mapolab prepare` makes it again.")
+            raise UserError(f"The cache's file {damaged} is damaged or missing. `mapolab prepare` makes it again.")
         return cls(folder, spec.key, manifest)
 
     @classmethod
@@ -53,7 +53,7 @@ class PreparedCache:
     def _damaged(folder: Path, manifest: dict[str, Any]) -> Path | None:
         for name, note in manifest["files"].items():
             file = folder / name
-            if not file.is_file() or file.stat().st_size != note["bytes"]:
+            if not file.is_file() or file.stat().st_size != note["bytes"] or not file.with_suffix(".json").is_file():
                 return file
         return None
 
@@ -64,7 +64,7 @@ class PreparedCache:
         for place in places:
             image = self.images_of_rows[row, place]
             if not self.sound[image]:
-                return self.broken[str(image)]
+                return self.broken.get(str(image), "image broken")
         return None
 
     def prompts(self, rows: list[int]) -> tuple[Tensor, Tensor]:
@@ -139,7 +139,7 @@ class PreparedCache:
         self._map()
 
 
-def _read_manifest(folder: Path) -> dict[str, Any] | None:
+def read_manifest(folder: Path) -> dict[str, Any] | None:
     """None where there is none that is whole."""
     try:
         manifest = checksums.read_json(folder / MANIFEST)

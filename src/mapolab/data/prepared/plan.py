@@ -36,6 +36,11 @@ class Plan:
         return _cut(len(self.image_rows), self.images_per_shard)
 
     @property
+    def prompts_per_shard(self) -> int:
+        """The prompts of every shard but the last."""
+        return PROMPTS_PER_SHARD
+
+    @property
     def prompt_shards(self) -> list[range]:
         """The prompts of each shard."""
         return _cut(len(self.prompt_rows), PROMPTS_PER_SHARD)

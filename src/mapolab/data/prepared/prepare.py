@@ -10,12 +10,12 @@ import torch
 
 from mapolab import checksums
 from mapolab.data.prepared import encode, scan
-from mapolab.data.prepared.finish import finish
-from mapolab.data.prepared.opened import PreparedCache
+from mapolab.data.prepared.finish import MANIFEST, finish
+from mapolab.data.prepared.opened import PreparedCache, read_manifest
 from mapolab.data.prepared.plan import Plan, image_units, make_plan, prompt_units
 from mapolab.data.prepared.progress import Progress, amount
 from mapolab.data.prepared.spec import DTYPES, CacheSpec
-from mapolab.data.prepared.units import MANIFEST, DamagedUnit, Unit
+from mapolab.data.prepared.units import DamagedUnit, Unit
 from mapolab.data.records import Source
 from mapolab.errors import UserError
 from mapolab.models.encoder import Encoder
@@ -44,6 +44,7 @@ def prepare(
     an image id names several images.
     """
     _claim(folder, spec)
+    _drop_exchanged(folder, spec)
     if verify:
         _drop_damaged(folder, spec)
     again: set[Path] = set()
@@ -92,6 +93,19 @@ def _claim(folder: Path, spec: CacheSpec) -> None:
                 f"{file} is damaged, so it is unknown what the cache in this folder was made of. Remove the folder."
             ) from None
         checksums.write_json(file, spec.ingredients)
+
+
+def _drop_exchanged(folder: Path, spec: CacheSpec) -> None:
+    """Let units count as missing whose notes tell of another file than the manifest, if there is one."""
+    manifest = read_manifest(folder) or {"files": {}}
+    if any(manifest.get(name) != wanted for name, wanted in spec.ingredients.items()):
+        return
+    for name, written in manifest["files"].items():
+        unit = Unit(folder, name.removesuffix(".safetensors"), spec.key)
+        note = unit.note()
+        if note is not None and note["sha256"] != written["sha256"]:
+            unit.damaged()
+            _say_damaged(unit.path)
 
 
 def _drop_damaged(folder: Path, spec: CacheSpec) -> None:

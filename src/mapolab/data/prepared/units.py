@@ -14,8 +14,6 @@ from mapolab import checksums
 from mapolab.errors import UserError
 from mapolab.files import sha256, write_bytes
 
-MANIFEST = "manifest.json"
-
 
 class DamagedUnit(UserError):
     """A file of a cache whose content is not what was written. It counts as missing from now on."""
@@ -79,7 +77,6 @@ class Unit:
         """Let the file count as missing, and the cache as unfinished; returns the error to raise."""
         with contextlib.suppress(OSError):  # of a folder that may only be read
             self.note_path.unlink(missing_ok=True)
-            (self.folder / MANIFEST).unlink(missing_ok=True)
         return DamagedUnit(self.path)
 
 
