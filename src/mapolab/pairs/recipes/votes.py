@@ -17,12 +17,12 @@ from typing import Any
 from mapolab.data.images import BrokenImage, whole_picture
 from mapolab.data.records import TIE
 from mapolab.errors import UserError
-from mapolab.evaluation.store import load_picture
 from mapolab.files import short_hash
 from mapolab.pairs.drawing import left_out, plain_png
 from mapolab.pairs.held_out import HeldOut
 from mapolab.pairs.material import Contest, Material, Picture
 from mapolab.paths import find_paths
+from mapolab.pictures import load_picture
 
 TEXTS = ("caption", "image_0_uid", "image_0_url", "image_1_uid", "image_1_url", "model_0", "model_1")
 PICTURES = ("jpg_0", "jpg_1")
@@ -126,4 +126,6 @@ def _uid(data: bytes) -> str:
 
 
 def _read(picture: Picture) -> bytes:
-    return picture.place if isinstance(picture.place, bytes) else plain_png(load_picture(picture.place))
+    if isinstance(picture.place, bytes):
+        return picture.place
+    return plain_png(load_picture(picture.place, "Give its `mapolab evaluate` command again, which draws it again."))
