@@ -64,6 +64,11 @@ def _make(
     _scan(source, spec, folder, part, parts)
     scanned = scan.load_scan(scan.units(folder, source, spec.key))
     plan = make_plan(scanned, spec.resolution)
+    if not len(plan.image_rows):
+        raise UserError(
+            f"None of the data's {len(scanned.labels)} rows can be used: all are unlabelled, or lack a caption. Choose "
+            "another data.path, or write label_0 and caption."
+        )
     images, prompts = image_units(folder, plan, spec.key), prompt_units(folder, plan, spec.key)
     mine = _share([*images, *prompts], part, parts)
     if any(unit.note() is None for unit in mine):

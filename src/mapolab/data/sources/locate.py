@@ -61,7 +61,12 @@ def _is_parquet(name: str) -> bool:
 
 def _local_files(path: Path) -> list[DataFile]:
     root = path if path.is_dir() else path.parent
-    found = sorted(file for file in path.rglob("*") if _is_parquet(file.name)) if path.is_dir() else [path]
+    below = (file for file in path.rglob("*") if _is_parquet(file.name) and not file.is_dir())
+    found = sorted(below) if path.is_dir() else [path]
+    if odd := next((file for file in found if not file.is_file()), None):  # opening a pipe would wait for ever
+        raise UserError(
+            f"{odd} is no regular file but a pipe, a device or a broken link. Remove it, or put a file there."
+        )
     stats = ((file, file.stat()) for file in found)
     return [
         DataFile(file.relative_to(root).as_posix(), str(file), stat.st_size, str(stat.st_mtime_ns))
