@@ -32,7 +32,10 @@ def read_row_group(file: parquet.ParquetFile, number: int, columns: Sequence[str
     group = file.metadata.row_group(number)
     check_size(group)
     # A value is no larger than the pages of its column: so many rows at once are no more than a quarter of the bound.
-    largest = max((group.column(index).total_uncompressed_size for index in range(group.num_columns)), default=0)
+    chunks = [group.column(index) for index in range(group.num_columns)]
+    if (size := sum(chunk.total_compressed_size for chunk in chunks)) > MOST_BYTES:
+        raise TooLarge(f"{size / 2**30:.1f} GiB in the file")
+    largest = max((chunk.total_uncompressed_size for chunk in chunks), default=0)
     at_once = max(1, min(group.num_rows, MOST_BYTES // 4 // max(largest, 1)))
     batches, size = [], 0
     for batch in file.iter_batches(at_once, row_groups=[number], columns=list(columns), use_threads=False):
