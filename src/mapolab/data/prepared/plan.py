@@ -5,9 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from mapolab.data.prepared.scan import HASH_BYTES, Scan
+from mapolab.data.prepared.scan import Scan
 from mapolab.data.prepared.units import Unit, shard_name
-from mapolab.data.records import UNLABELLED
 
 PROMPTS_PER_SHARD = 256
 # At 512 px and above: what a kill may cost, and what progress is told by. Smaller images share a file with more.
@@ -48,13 +47,11 @@ class Plan:
 
 def make_plan(scan: Scan, resolution: int) -> Plan:
     """Number what is different. Rows without a label or a caption, or with a broken label, are left out."""
-    nothing = np.zeros(1, dtype=np.dtype((np.void, HASH_BYTES)))
-    usable = (scan.labels != UNLABELLED) & ~np.isnan(scan.labels) & (scan.captions != nothing)
-    rows = np.flatnonzero(usable)
+    rows = np.flatnonzero(scan.usable)
     prompts, first_prompts = _numbered(scan.captions[rows])
     images, first_images = _numbered(scan.images[rows].reshape(-1))
     count = scan.images.shape[1]
-    row_prompts = np.full(len(usable), -1, dtype=np.int64)
+    row_prompts = np.full(len(scan.labels), -1, dtype=np.int64)
     row_images = np.full(scan.images.shape, -1, dtype=np.int64)
     row_prompts[rows], row_images[rows] = prompts, images.reshape(-1, count)
     image_rows = rows[first_images // count]

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from mapolab import checksums
+from mapolab.data.image_ids import check_image_ids, repeated
 from mapolab.data.prepared import encode, scan
 from mapolab.data.prepared.finish import MANIFEST, finish
 from mapolab.data.prepared.opened import PreparedCache, read_manifest
@@ -61,8 +62,7 @@ def prepare(
 def _make(
     source: Source, spec: CacheSpec, sdxl: SDXL, device: torch.device, folder: Path, part: int, parts: int
 ) -> bool:
-    _scan(source, spec, folder, part, parts)
-    scanned = scan.load_scan(scan.units(folder, source, spec.key))
+    scanned = _scan(source, spec, folder, part, parts)
     plan = make_plan(scanned, spec.resolution)
     if not len(plan.image_rows):
         raise UserError(
@@ -126,13 +126,29 @@ def _say_damaged(file: Path) -> None:
     print(f"{file} is damaged; it is made again.", file=sys.stderr, flush=True)
 
 
-def _scan(source: Source, spec: CacheSpec, folder: Path, part: int, parts: int) -> None:
-    """Do what is missing of the scan. Every process needs all of it: each begins elsewhere and takes what it finds."""
-    pairs = list(zip(scan.units(folder, source, spec.key), scan.ranges(source), strict=True))
-    begin = len(pairs) * part // parts
-    for unit, blocks in pairs[begin:] + pairs[:begin]:
-        if unit.note() is None:
-            scan.scan_blocks(source, spec, blocks, unit)
+def _scan(source: Source, spec: CacheSpec, folder: Path, part: int, parts: int) -> scan.Scan:
+    """What all rows hold, after what was missing of it has been read.
+
+    Raises UserError where an image id names several images, which only their content can tell: those with an id that
+    occurs again are read once more, at the speed of the disk.
+    """
+
+    def complete(kind: str, make: Callable[[range, Unit], None]) -> list[Unit]:
+        """Every process needs all of it: each begins elsewhere and takes what it finds."""
+        units = scan.units(folder, source, spec.key, kind)
+        pairs = list(zip(units, scan.ranges(source), strict=True))
+        begin = len(pairs) * part // parts
+        for unit, blocks in pairs[begin:] + pairs[:begin]:
+            if unit.note() is None:
+                make(blocks, unit)
+        return units
+
+    scanned = scan.load_scan(complete("scan", partial(scan.scan_blocks, source, spec)))
+    wanted = repeated(scanned.images) & scanned.usable[:, None]
+    if wanted.any():
+        contents = complete("contents", partial(scan.scan_contents, source, wanted))
+        check_image_ids(source, scanned.images, scan.load_contents(contents))
+    return scanned
 
 
 def _share(units: list[Unit], part: int, parts: int) -> list[Unit]:
