@@ -279,3 +279,13 @@ def test_only_regular_files_are_opened(tmp_path, opened, kind):
     for path in (tmp_path / "data", other):
         with pytest.raises(UserError, match=r"b.parquet (is no regular file|does not exist)"):
             opened(path)
+
+
+def test_a_damaged_index_is_made_again(tmp_path, opened):
+    file = write(tmp_path / "pairs.parquet", [row(1.0), row(0.0)], row_group_size=1)
+    opened(file)
+    (kept,) = (tmp_path / "cache" / "index").glob("*.json")
+    whole = kept.read_text()
+    for place in range(0, len(whole), 7):
+        kept.write_text(whole[:place] + ("7" if whole[place] != "7" else "8") + whole[place + 1 :])
+        assert opened(file).block_sizes == (1, 1)
