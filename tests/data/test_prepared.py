@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as parquet
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from mapolab.data.datasets import LatentPairs
 from mapolab.data.draw import Draw
@@ -20,11 +21,13 @@ from mapolab.data.prepared.opened import PreparedCache
 from mapolab.data.prepared.prepare import prepare
 from mapolab.data.prepared.spec import CacheSpec
 from mapolab.data.sources.open import open_source
-from mapolab.errors import UserError
+from mapolab.errors import RunError, UserError
 from mapolab.models.encoder import Encoder
 from mapolab.models.sdxl import SDXL
+from mapolab.training.run import train
 
 CPU = torch.device("cpu")
+UNET = "diffusion_pytorch_model.safetensors"
 
 
 @pytest.fixture
@@ -276,3 +279,15 @@ def test_a_batch_of_a_damaged_cache_is_a_message(source, sdxl, tmp_path):
     pairs = LatentPairs(source, GlobalOrder(0, np.arange(4)), Selection(), Draw(0), False, cache)
     failure = pairs.__getitems__(MicroStep([0, 1], 2))["failure"]
     assert f"{tmp_path / 'images' / '00000.safetensors'} is damaged" in failure and "The same command" in failure
+
+
+def test_a_run_ends_at_a_damaged_shard_and_its_command_makes_it_again(train_config, tmp_path):
+    config = train_config | {"data": train_config["data"] | {"cache": True, "cache_folder": str(tmp_path / "cache")}}
+    expected = load_file(train(config | {"output_dir": str(tmp_path / "sound")}) / "unet" / UNET)
+    (folder,) = (file.parent for file in (tmp_path / "cache").glob("*/manifest.json"))
+    flip(folder / "images" / "00000.safetensors")
+    again = config | {"output_dir": str(tmp_path / "again")}
+    with pytest.raises(RunError, match=r"images/00000.safetensors is damaged: it is not what was written. The same"):
+        train(again)
+    found = load_file(train(again) / "unet" / UNET)
+    assert all(torch.equal(found[name], values) for name, values in expected.items())
