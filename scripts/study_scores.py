@@ -10,6 +10,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw
 
 from mapolab import files
+from mapolab.pictures import load_picture
 from mapolab.report.collect import collect
 from mapolab.report.costs import COST_HEADERS, COSTS, cost_cell
 from mapolab.report.names import METHOD_NAMES
@@ -111,9 +112,9 @@ def draw_pictures() -> None:
             caption = runs["base"].pictures[index]["prompt"]
             pen.multiline_text((3, y + 8), f"{mismatch}\n\n" + _wrapped(caption), "black")
             for column, name in enumerate(names):
-                with Image.open(runs[name].evaluation / runs[name].pictures[index]["image"]) as picture:
-                    enlarged = picture.convert("RGB").resize((size, size), Image.Resampling.NEAREST)
-                    sheet.paste(enlarged, (left + size * column, y))
+                file = runs[name].evaluation / runs[name].pictures[index]["image"]
+                picture = load_picture(file, "Evaluate its run again.")
+                sheet.paste(picture.resize((size, size), Image.Resampling.NEAREST), (left + size * column, y))
     sheet.save(DOCS / "study.webp", quality=85)
 
 

@@ -15,6 +15,7 @@ from mapolab import files
 from mapolab.evaluation.differences import compare, holm, measurable
 from mapolab.evaluation.intervals import Estimate
 from mapolab.evaluation.statistics import MINIMUM, MethodScores, PairedStatistics
+from mapolab.pictures import load_picture
 from mapolab.report.names import METHOD_NAMES
 from study_tasks_plan import METHODS, SEARCH_SEED, SEEDS, TASKS, TRIALS, Trial, search_trials
 from study_tasks_scores import FOLDER, Scores
@@ -228,9 +229,9 @@ def draw_wall(result: TaskResult) -> None:
         pen.multiline_text((left + size * column + 3, 3), fill(heading, 12), "black")
         for line, index in enumerate(rows):
             y = top + size * line
-            with Image.open(run["pictures"][index]) as picture:
-                enlarged = picture.convert("RGB").resize((size - 2, size - 2), Image.Resampling.NEAREST)
-                sheet.paste(enlarged, (left + size * column, y))
+            picture = load_picture(run["pictures"][index], "Evaluate its run again.")
+            enlarged = picture.resize((size - 2, size - 2), Image.Resampling.NEAREST)
+            sheet.paste(enlarged, (left + size * column, y))
     sheet.save(FOLDER / f"{result.name}.webp", quality=85)
 
 

@@ -8,9 +8,12 @@ import hashlib
 import json
 import os
 import secrets
+import stat
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+from mapolab.errors import UserError
 
 
 def write_bytes(path: str | Path, data: bytes) -> None:
@@ -60,6 +63,20 @@ def _cell(value: Any) -> str:
 def read_json(path: str | Path) -> Any:
     """The value in a JSON file. Raises FileNotFoundError, and ValueError where it is no JSON."""
     return json.loads(Path(path).read_text(encoding="utf-8"))
+
+
+def read_regular(path: str | Path, most: int) -> bytes:
+    """The content of a file that somebody else may have made. most: bytes.
+
+    Raises OSError as open() would, and UserError for what has no end or more bytes: pipes and devices are not opened.
+    """
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise UserError(f"{path} is no regular file but a folder, a pipe or a device. Name a file.")
+    with open(path, "rb") as file:
+        content = file.read(most + 1)  # not the size that the file system tells, which is 0 in /proc
+    if len(content) > most:
+        raise UserError(f"{path} is larger than {most >> 20} MiB, the most that is read of such a file. Split it.")
+    return content
 
 
 def open_to_others(path: str | Path) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from mapolab import files
+from mapolab import checksums, files
 from mapolab.errors import UserError
 
 CACHE = Path("~/.cache/mapolab/hashes").expanduser()
@@ -55,13 +55,13 @@ def remembered(file: Path, figure: str, compute: Callable[[Path], Any]) -> Any:
     kept = CACHE / f"{files.short_hash([before['path'], figure])}.json"
     about = before | {"figure": figure}
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        record = files.read_json(kept)
+        record = checksums.read_json(kept)
         if record["about"] == about:
             return record["value"]
     value = compute(file)
     if _about(file) == before:  # else it was written to meanwhile
         with contextlib.suppress(OSError):  # a home that cannot be written to costs time only
-            files.write_json(kept, {"about": about, "value": value})
+            checksums.write_json(kept, {"about": about, "value": value})
     return value
 
 

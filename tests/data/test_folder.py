@@ -1,4 +1,5 @@
 import json
+import os
 
 import pytest
 
@@ -78,3 +79,60 @@ def test_a_folder_that_is_no_such_folder(tmp_path):
         make(tmp_path, IMAGES)
     with pytest.raises(UserError, match=r"captions.csv is not understood \(KeyError 'name'\)"):
         make(tmp_path, {"captions.csv": "file,caption\na.png,x\n"})
+
+
+@pytest.mark.parametrize("name", ["w/c.png", "captions.csv", "w/a.txt"])
+def test_no_link_out_of_the_folder_is_followed(tmp_path, name, reliability):
+    """A picture or a text of this machine must not come into a training by what somebody else packed."""
+    (tmp_path / "secret").write_bytes(b"secret")
+    captions = {"w/b.txt": "rain"} if name == "w/a.txt" else {"captions.csv": "name,caption\na.png,a fox\n"}
+    make(tmp_path / "data", IMAGES | captions)
+    (tmp_path / "data" / name).unlink(missing_ok=True)
+    (tmp_path / "data" / name).symlink_to("../../secret" if "/" in name else "../secret")
+    with pytest.raises(UserError, match=rf"{name} is a link out of the data set's folder, to {tmp_path}/secret"):
+        make(tmp_path / "data", {})
+    reliability(f"A data set whose {name} is a link to a file elsewhere", "refused", "named, with what it links to")
+
+
+def test_links_within_the_data_and_of_the_hubs_cache_are_followed(tmp_path):
+    repository = tmp_path / "datasets--owner--name"
+    snapshot = repository / "snapshots" / "0123"
+    make(snapshot, IMAGES | {"captions.csv": "name,caption\na.png,a fox\n../../secret.png,a secret\n"})
+    (repository / "blobs").mkdir()
+    (snapshot / "w" / "a.png").rename(repository / "blobs" / "abcd")
+    (snapshot / "w" / "a.png").symlink_to("../../../blobs/abcd")
+    (snapshot / "l" / "b.jpg").unlink()
+    (snapshot / "l" / "b.jpg").symlink_to("a.png")
+    source = make(snapshot, {})
+    assert source.rows == ["a.png", "b.jpg"]  # the name that climbs is nobody's
+    assert [image.data for image in source.records(0)[0].images] == [b"wa", b"la"]
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    captions = {"captions.csv": "name,caption\na.png,a fox\n"}
+    make(tmp_path, IMAGES | captions)
+    os.mkfifo(tmp_path / "w" / "c.png")
+    with pytest.raises(UserError, match=r"w/c.png is no regular file"):
+        make(tmp_path, {})
+
+
+@pytest.mark.parametrize(
+    ("captions", "said"),
+    [
+        ({"captions.csv": b"name,caption\na.png,caf\xe9\n"}, "captions.csv is not understood .UnicodeDecodeError"),
+        ({"captions.csv": f"name,caption\na.png,{'x' * 200_000}\n"}, "field larger than field limit"),
+        ({"captions.csv": "name,caption\na.png,a fox\na.png,rain\n"}, r"has two captions for a\.png"),
+        ({"captions.jsonl": "[" * 100_000}, "RecursionError"),
+        ({"captions.jsonl": '{"name": "a.png", "caption": ["a fox"]}'}, r"'a\.png' or its caption is no text"),
+        ({"captions.jsonl": '["a.png", "a fox"]'}, "TypeError"),
+        ({"w/a.txt": b"\xff\xfe"}, r"w/a\.txt is not understood"),
+    ],
+)
+def test_captions_that_are_not_understood_are_named(tmp_path, captions, said):
+    with pytest.raises(UserError, match=said):
+        make(tmp_path, IMAGES | captions)
+
+
+def test_a_long_caption_is_none(tmp_path):
+    source = make(tmp_path, IMAGES | {"w/a.txt": "a fox", "w/b.txt": "x" * 1_000_000})
+    assert [text.caption for text in source.texts(0)] == ["a fox", None]

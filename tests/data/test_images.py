@@ -1,11 +1,16 @@
 import io
+import os
+import struct
+import tracemalloc
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import EpsImagePlugin, Image, ImageFile
 
-from mapolab.data.images import BrokenImage, load, read_size, to_pixel_values
+from mapolab.data.images import load, read_size, to_pixel_values
+from mapolab.errors import UserError
+from mapolab.pictures import BrokenImage, load_picture
 
 
 def encoded(image, format="PNG", **options):
@@ -119,3 +124,61 @@ def test_an_image_cut_off_is_refused():
         whole = encoded(Image.fromarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)), format)
         with pytest.raises(BrokenImage):
             load(whole[: len(whole) // 2], (16, 16))
+
+
+EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 16 16\n%%EndComments\nshowpage\n%%EOF\n"
+
+
+def test_no_program_is_called_for_a_picture(tmp_path, monkeypatch, reliability):
+    called = tmp_path / "called"
+    ghostscript = tmp_path / "gs"
+    ghostscript.write_text(f"#!/bin/sh\ntouch {called}\n")
+    ghostscript.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setattr(EpsImagePlugin, "gs_binary", None)
+    with pytest.raises(BrokenImage, match="no image file"):
+        load(EPS, (16, 16))
+    (tmp_path / "picture.png").write_bytes(EPS)
+    with pytest.raises(UserError, match=r"picture.png is broken \(no image file\). Draw it again."):
+        load_picture(tmp_path / "picture.png", "Draw it again.")
+    assert not called.exists()
+    reliability(
+        "A picture that is an EPS, in data and in an evaluation", "no program is run", "refused, Ghostscript not called"
+    )
+
+
+def test_of_an_animation_only_the_first_frame_is_decoded():
+    colours = [Image.new("RGB", (16, 16), (value, 0, 0)) for value in range(0, 250, 2)]
+    for format in ("GIF", "WEBP", "PNG"):
+        data = encoded(colours[5], format, save_all=True, append_images=colours)
+        expected = load(encoded(colours[5]), (16, 16)).pixels.int()
+        assert (load(data, (16, 16)).pixels.int() - expected).abs().max() <= 12
+        whole = len(data)
+        if format != "WEBP":  # whose container tells its length
+            assert (load(data[: whole // 2], (16, 16)).pixels.int() - expected).abs().max() <= 12
+
+
+@pytest.mark.filterwarnings("ignore:Tag data")
+def test_metadata_takes_no_more_than_the_file():
+    """A profile of 100 MB in some kB; tags that all point to the same bytes."""
+    data = encoded(Image.new("RGB", (16, 16)), icc_profile=bytes(100_000_000))
+    assert len(data) < 200_000
+    with pytest.raises(BrokenImage, match="Decompressed data too large"):
+        load(data, (16, 16))
+    tags, shared = 10_000, 120_000
+    entries = b"".join(struct.pack("<HHII", 1000 + tag, 7, shared, 14 + 12 * tags) for tag in range(tags))
+    exif = b"Exif\0\0II*\0" + struct.pack("<IH", 8, tags) + entries + bytes(4 + shared)
+    tracemalloc.start()
+    load(encoded(Image.new("RGB", (16, 16)), exif=exif), (16, 16))
+    assert tracemalloc.get_traced_memory()[1] < 10e6
+    tracemalloc.stop()
+
+
+def test_no_half_picture_whatever_another_package_allows(monkeypatch):
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
+    whole = encoded(Image.effect_noise((64, 64), 90).convert("RGB"), "JPEG")
+    with pytest.raises(BrokenImage, match="cut off"):
+        load(whole[: len(whole) // 2], (16, 16))
+    with pytest.raises(BrokenImage, match="too many pixels"):
+        load(b"P6 100000 100000 255\n", (16, 16))

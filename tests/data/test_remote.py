@@ -1,5 +1,6 @@
 """Data behind a web server: patience, the cache on the local disk, and a stand-in for the hub."""
 
+import gzip
 import importlib.util
 import multiprocessing
 import os
@@ -18,7 +19,7 @@ from mapolab.data.datamodule import _used
 from mapolab.data.datasets import PixelPairs
 from mapolab.data.draw import Draw
 from mapolab.data.order import MicroSteps, Selection, WindowOrder
-from mapolab.data.sources import remote
+from mapolab.data.sources import http, remote
 from mapolab.data.sources.open import open_source
 from mapolab.data.sources.remote import DataFile, RangeCache, open_remote, with_retries
 from mapolab.errors import RunError, UserError
@@ -110,6 +111,83 @@ def test_the_cache_stays_within_its_limit(server, tmp_path):
     server.sent = 0
     read(server, cache, 8000, 1000)  # the newest one is still there
     assert server.sent == 0
+
+
+def test_a_damaged_piece_is_fetched_again(server, tmp_path):
+    cache = RangeCache(tmp_path / "cache", 10**6)
+    read(server, cache)
+    for number, piece in enumerate(sorted((tmp_path / "cache").glob("*/*"))):
+        data = bytearray(piece.read_bytes())
+        data[number * 17] ^= 1
+        piece.write_bytes(data if number % 2 else data[:-4])  # an earlier version's had no checksum
+    server.sent = 0
+    assert read(server, cache) == DATA and server.sent == len(DATA)
+
+
+class Hostile(servers.Files):
+    """Answers to requests for a file's content with `faults`: endless, endless and packed, or elsewhere."""
+
+    def send_file(self, path, headers=None) -> None:
+        if self.command == "HEAD" or not self.server.faults:
+            return super().send_file(path, headers)
+        kind = self.server.faults[0]
+        if kind.startswith(("file:", "http:")):
+            return self.answer(302, b"", {"Location": kind})
+        self.send_response(206)
+        self.send_header("Transfer-Encoding", "chunked")
+        if kind == "gzip":
+            self.send_header("Content-Encoding", "gzip")
+        self.end_headers()
+        block = gzip.compress(bytes(1 << 20)) if kind == "gzip" else bytes(1 << 16)
+        while True:  # until the reader hangs up
+            self.wfile.write(b"%x\r\n%b\r\n" % (len(block), block))
+            self.server.sent += len(block)
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        ("endless", "answers with more than the 9,500 bytes that were asked for. Use a server"),
+        ("gzip", "answers with a file in the encoding gzip, though none was asked for"),
+        ("file:///etc/hostname", "does not answer: NonHttpUrlRedirectClientError"),
+    ],
+)
+def test_a_server_is_taken_no_more_of_than_was_asked_for(tmp_path, answer, said, reliability):
+    (tmp_path / "www").mkdir()
+    (tmp_path / "www" / "file.bin").write_bytes(DATA)
+    with servers.running(tmp_path / "www", Hostile) as server:
+        assert read(server, None) == DATA
+        server.sent, server.faults = 0, [answer]
+        with pytest.raises((UserError, RunError), match=said):
+            read(server, None)
+    assert server.sent < 50e6
+    reliability(f"A web server that answers to a byte range with: {answer}", "refused", f"'{said[:60]}'")
+
+
+def test_no_password_follows_to_another_server(tmp_path):
+    seen = []
+
+    class Other(servers.Files):
+        def do_GET(self) -> None:
+            seen.append(self.headers.get("Authorization"))
+            super().do_GET()
+
+    (tmp_path / "www").mkdir()
+    (tmp_path / "www" / "file.bin").write_bytes(DATA)
+    with servers.running(tmp_path / "www", Other) as other, servers.running(tmp_path / "www", Hostile) as server:
+        server.faults = [f"{other.url}/file.bin".replace("127.0.0.1", "localhost")]
+        url = f"{server.url}/file.bin".replace("//", "//user:secret@")
+        assert open_remote(DataFile("file.bin", url, len(DATA), "v1"), None).read() == DATA
+    assert seen == [None]
+
+
+def test_an_endless_page_of_files_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(http, "MOST_PAGE", 10_000)
+    (tmp_path / "www").mkdir()
+    for number in range(1000):
+        (tmp_path / "www" / f"{number}.parquet").touch()
+    with servers.running(tmp_path / "www") as server, pytest.raises(UserError, match="more than the 10,000 bytes"):
+        open_source(server.url, None, None, tmp_path / "cache", 1)
 
 
 def _read_in_child(url: str, folder: str, results) -> None:

@@ -244,6 +244,39 @@ def test_a_broken_picture_is_named_by_compare_and_drawn_again_by_evaluate(here, 
     assert embed(file).startswith("data:image/png")
 
 
+def test_an_edited_picture_is_drawn_and_scored_again(here, reliability):
+    """Whole pictures, but not those that were drawn: the user's edit of images/, which is the store's file too."""
+    _, run = here(scorers=["nsfw"])
+    whole, rows = pictures(run), read_rows(run / "scores.csv")
+    edited, exchanged = (run / rows[number]["image"] for number in (0, 1))
+    Image.new("RGB", (16, 16), "green").save(edited)
+    exchanged.write_bytes((run / rows[2]["image"]).read_bytes())
+    here(scorers=["nsfw", "jpeg_size"])  # without it, they would be scored by jpeg_size as they are
+    assert pictures(run) == whole
+    again = read_rows(run / "scores.csv")
+    assert [row["nsfw"] for row in again] == [row["nsfw"] for row in rows]
+    run_elsewhere = here(scorers=["nsfw", "jpeg_size"], store=str(run.parent / "other_store"))[1]
+    assert read_rows(run_elsewhere / "scores.csv") == again
+    reliability(
+        "A picture of an evaluation edited, or exchanged by another",
+        "drawn and scored again",
+        "same pictures and scores",
+    )
+
+
+def test_a_damaged_score_is_computed_again(here, tmp_path):
+    _, run = here(scorers=["nsfw"])
+    rows = read_rows(run / "scores.csv")
+    kept = sorted((tmp_path / "outputs" / ".store").glob("*/*.json"))
+    text = kept[0].read_text()
+    digit = text.index(".") + 2
+    kept[0].write_text(text[:digit] + str((int(text[digit]) + 1) % 10) + text[digit + 1 :])
+    for file in kept[1:3]:  # as an earlier version wrote them
+        write_json(file, {name: value for name, value in read_json(file).items() if isinstance(value, float)})
+    here(scorers=["nsfw"])
+    assert read_rows(run / "scores.csv") == rows
+
+
 def test_a_picture_that_is_lost_comes_back(here):
     _, run = here()
     whole = pictures(run)

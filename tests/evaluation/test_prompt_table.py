@@ -1,6 +1,7 @@
 """Tables of prompts: every kind of file gives the same rows, and what could be read in two ways is refused."""
 
 import json
+import os
 
 import pyarrow as pa
 import pyarrow.parquet as parquet
@@ -168,4 +169,26 @@ def test_mistakes_are_named_with_their_line(rows_of, name, content, said):
 def test_parquet_without_a_prompt_in_every_row_is_refused(tmp_path, table, said):
     parquet.write_table(table, tmp_path / "p.parquet")
     with pytest.raises(UserError, match=said):
+        read_table(str(tmp_path / "p.parquet"))
+
+
+@pytest.mark.parametrize("name", ["p.txt", "p.csv", "p.json", "p.parquet"])
+def test_what_has_no_end_is_not_opened(tmp_path, name):
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(UserError, match=r"is no regular file\. Name a"):
+        read_table(str(tmp_path / name))
+    (tmp_path / name).unlink()
+    (tmp_path / name).symlink_to("/dev/zero")
+    with pytest.raises(UserError, match=r"is no regular file\. Name a"):
+        read_table(str(tmp_path / name))
+
+
+def test_a_table_of_prompts_is_bounded(tmp_path):
+    with open(tmp_path / "p.txt", "wb") as file:
+        file.truncate(10 << 30)  # of nothing: it takes no room
+    with pytest.raises(UserError, match="larger than 256 MiB"):
+        read_table(str(tmp_path / "p.txt"))
+    repeated = pa.DictionaryArray.from_arrays(pa.array([0] * 3000, pa.int32()), pa.array(["x" * 100_000]))
+    parquet.write_table(pa.table({"prompt": repeated}), tmp_path / "p.parquet", store_schema=False)
+    with pytest.raises(UserError, match="it holds more than 256 MiB of text"):
         read_table(str(tmp_path / "p.parquet"))

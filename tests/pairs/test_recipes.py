@@ -197,6 +197,7 @@ def test_votes_become_pairs_with_the_pictures_that_were_seen(made, votes_file, t
         ("prompt,vote\na fox,1\n", "line 1 is no JSON object"),
         ('{"caption": "a fox"}\n', "line 1 lacks image_0_uid"),
         ("", "holds no vote"),
+        ("[" * 100_000, "line 1 is no JSON object"),
     ],
 )
 def test_a_file_of_another_form_is_no_file_of_votes(made, tmp_path, text, reason) -> None:
@@ -224,6 +225,16 @@ def test_smoothing_gives_the_pairs_of_a_data_set_soft_labels(made, pairs_file, m
     broken = made("smoothed", data_path=tmp_path / "broken.parquet", output_dir=tmp_path / "other", **given)
     assert read_json(broken / "manifest.json")["counts"]["left_out"] == {"broken image": 1}
     assert len(rows_in(broken)) == 10
+
+
+def test_smoothing_refuses_an_id_of_two_pictures(made, make_pairs, tmp_path) -> None:
+    """The scores are kept by id: the second picture would have those of the first."""
+    rows = make_pairs(10)
+    rows[4]["image_1_uid"] = rows[8]["image_1_uid"]  # under one caption
+    parquet.write_table(pa.Table.from_pylist(rows), tmp_path / "ambiguous.parquet", row_group_size=3)
+    given = {"models": None, "prompts": None, "ranked_by": "[style]", "labels": "soft", "label_scale": 3.0}
+    with pytest.raises(UserError, match=r"image 1 in ambiguous.parquet, row 4 also names another image, in .* row 8"):
+        made("smoothed", data_path=tmp_path / "ambiguous.parquet", **given)
 
 
 def test_smoothing_by_pickscore_is_smpos(made, pairs_file, tmp_path) -> None:

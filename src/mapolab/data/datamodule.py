@@ -156,7 +156,7 @@ class PairDataModule(LightningDataModule):
     def _make(self, spec: CacheSpec, folder: Path) -> None:
         strategy = self.trainer.strategy
         # Decided by all together: a rank that comes late may find the cache complete and must still meet the others.
-        if not strategy.reduce_boolean_decision(not PreparedCache.is_complete(folder), all=False):
+        if not strategy.reduce_boolean_decision(not PreparedCache.is_complete(folder, spec), all=False):
             return
         making = partial(prepare, self.source, spec, self.sdxl, strategy.root_device, folder)
         making(part=self.trainer.global_rank, parts=self.trainer.world_size)

@@ -11,8 +11,8 @@ Both give the same batches (the second after `encode_batch`), a dict of
     rejected_...          the same, where the objective looks at rejected images
     prompt_embeds         (B, L, D) float32;     captions (list of B strings) before they are encoded
     pooled_prompt_embeds  (B, P) float32
-or, when a remote does not answer, of `failure` alone: a message. (An exception in a loader process would arrive as a
-traceback.)
+or, when a remote does not answer or the cache is damaged, of `failure` alone: a message. (An exception in a loader
+process would arrive as a traceback.)
 """
 
 from abc import ABC, abstractmethod
@@ -34,7 +34,7 @@ from mapolab.data.prepared.opened import PreparedCache
 from mapolab.data.reader import BlockReader
 from mapolab.data.records import Blocks, BrokenRow, Source
 from mapolab.data.replacement import MOST_TRIED, Replaced, replacements
-from mapolab.errors import RunError
+from mapolab.errors import RunError, UserError
 from mapolab.models.encoder import Encoder
 
 Batch = dict[str, Any]
@@ -76,7 +76,7 @@ class PairDataset(Dataset, ABC):
         try:
             samples = [self._sound_sample(position, replaced) for position in step.positions]
             contents = self.contents(samples, step.positions)
-        except RunError as error:
+        except (RunError, UserError) as error:
             return {"failure": str(error)}
         return {
             "positions": step.positions,

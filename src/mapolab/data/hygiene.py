@@ -5,9 +5,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from mapolab import checksums
 from mapolab.data.records import RowText, Source
 from mapolab.errors import UserError
-from mapolab.files import read_json, short_hash, write_json
+from mapolab.files import short_hash
 
 READERS = 16  # threads
 
@@ -51,11 +52,11 @@ def check_split(source: Source, prompts: list[str], image_ids: list[str], allowe
     """
     file = kept_in / f"{short_hash([source.fingerprint, prompts, image_ids])}.json"
     try:
-        found = Overlap(**read_json(file))
+        found = Overlap(**checksums.read_json(file))
     except (OSError, ValueError, TypeError):
         print("Comparing the data's captions with the evaluation's, once for this data.", flush=True)
         found = overlap(source, prompts, image_ids)
-        write_json(file, asdict(found))
+        checksums.write_json(file, asdict(found))
     if not found.rows:
         return None
     if not allowed:

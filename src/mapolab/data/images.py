@@ -4,14 +4,14 @@ Each image of a pair is treated by its own size: never stretched or cut to the o
 JPEG that is much larger than its target only as far as the target needs.
 """
 
-import io
-import warnings
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from torch import Tensor
+
+from mapolab.pictures import BrokenImage, open_picture, reason
 
 # Part of the cache's key: raise it whenever `load` changes what it returns.
 PREPROCESSING_VERSION = 2
@@ -19,10 +19,6 @@ PREPROCESSING_VERSION = 2
 # of it differs from the full decoding by about 0.3 of 255 levels, at a third to a fifth of the time.
 DECODED_AT_LEAST = 2
 ORIENTATION, SIDEWAYS = 0x0112, (5, 6, 7, 8)  # EXIF's tag, and its values that exchange width and height
-
-
-class BrokenImage(ValueError):
-    """Bytes that are no usable image; the message is a short reason."""
 
 
 @dataclass(frozen=True)
@@ -88,23 +84,11 @@ def read_size(data: bytes) -> tuple[int, int]:
 
 def _opened(data: bytes) -> tuple[Image.Image, bool]:
     """The image with its header read, and whether it lies on its side."""
-    if not data:
-        raise BrokenImage("missing or empty")
+    image = open_picture(data)
     try:
-        with warnings.catch_warnings():
-            # Pillow warns of sizes that only a decompression bomb has, and raises at twice that: both end here.
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image = Image.open(io.BytesIO(data))
-        sideways = image.getexif().get(ORIENTATION) in SIDEWAYS
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
-        raise BrokenImage("too many pixels") from None
-    except UnidentifiedImageError:
-        raise BrokenImage("no image file") from None
+        return image, image.getexif().get(ORIENTATION) in SIDEWAYS
     except Exception as error:  # Pillow's readers raise whatever broken bytes lead them to
-        raise BrokenImage(_reason(error)) from None
-    if 0 in image.size:
-        raise BrokenImage("of no size")
-    return image, sideways
+        raise BrokenImage(reason(error)) from None
 
 
 def _upright_size(image: Image.Image, sideways: bool) -> tuple[int, int]:
@@ -128,9 +112,4 @@ def _decoded(image: Image.Image, target: tuple[int, int]) -> Image.Image:
             return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA")).convert("RGB")
         return image if image.mode in ("RGB", "L") else image.convert("RGB")
     except Exception as error:  # as above
-        raise BrokenImage(_reason(error)) from None
-
-
-def _reason(error: Exception) -> str:
-    """One short line of what Pillow says."""
-    return "cut off" if "truncated" in str(error) else f"not decodable: {' '.join(str(error).split())[:80]}"
+        raise BrokenImage(reason(error)) from None

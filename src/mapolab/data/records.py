@@ -9,6 +9,8 @@ import numpy as np
 # The label of a row that nobody judged. Such rows are never used.
 UNLABELLED = -1.0
 TIE = 0.5
+LONGEST_CAPTION = 100_000  # characters; encoders read some hundred
+LONG_CAPTION = f"a caption of more than {LONGEST_CAPTION:,} characters"  # a broken row's reason
 
 
 @dataclass(frozen=True)

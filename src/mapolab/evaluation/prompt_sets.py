@@ -136,7 +136,7 @@ def _from_mirror(chosen: PromptSet, name: str, mirror: Path) -> Path:
 def _from_hub(chosen: PromptSet, name: str) -> Path:
     try:
         return Path(hf_hub_download(chosen.repository, name, repo_type="dataset", revision=chosen.revision))
-    except (LocalEntryNotFoundError, RepositoryNotFoundError, HfHubHTTPError, OSError) as error:
+    except (LocalEntryNotFoundError, RepositoryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
         raise UserError(
             f"The prompt set {chosen.name} needs {name} of the data set {chosen.repository} on the hub, which is not "
             f"in the local cache and could not be fetched ({type(error).__name__}). Connect to the network, or put the "

@@ -11,8 +11,11 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet as parquet
 
+from mapolab.data.records import LONGEST_CAPTION
+from mapolab.data.sources.row_groups import ERRORS, MOST_ROWS, TooLarge, read_row_group
 from mapolab.errors import UserError
 from mapolab.evaluation.delimited import decode, rows_of_csv, rows_of_tsv
+from mapolab.files import read_regular
 from mapolab.paths import resolve
 from mapolab.texts import odd_character, one_line
 
@@ -24,7 +27,8 @@ COLUMNS = {
     "category": ("category", "challenge", "categories"),
     "cluster": ("cluster",),
 }
-LONGEST = 100_000  # characters; csv reads little more in one cell
+LONGEST = LONGEST_CAPTION  # characters; csv reads little more in one cell
+MOST_BYTES = 1 << 28  # of a file: a million long prompts
 
 Row = tuple[str, dict[str, Any]]
 """Where a row stands, as `Line 3`, and its cells by column."""
@@ -55,12 +59,13 @@ def read_table(source: str, block: str = "") -> list[PromptRow]:
     """
     path = Path(resolve(source))
     if not path.is_file():
-        raise UserError(f"{block}prompts={source} does not exist: there is no such file. Name a .csv or a .txt file.")
+        missing = "is no regular file" if path.exists() else "does not exist: there is no such file"
+        raise UserError(f"{block}prompts={source} {missing}. Name a .csv or a .txt file.")
     kind = ending(path)
     if kind == ".parquet":
         found = _from_parquet(path, source)
     else:
-        text = decode(path.read_bytes(), source)
+        text = decode(_content(path, source), source)
         if kind in (".csv", ".tsv"):
             found = _of_lines(rows_of_csv(text, source) if kind == ".csv" else rows_of_tsv(text, source), source)
         elif kind in (".json", ".jsonl"):
@@ -76,10 +81,29 @@ def read_table(source: str, block: str = "") -> list[PromptRow]:
 def read_column(path: Path, name: str, source: str) -> list[Any]:
     """A column of a parquet file. Raises UserError for a file that is not whole or holds something else than UTF-8."""
     try:
-        # Not read_table, which takes a folder called a=b for a column.
-        return parquet.ParquetFile(path).read(columns=[name]).column(name).to_pylist()
-    except (pyarrow.ArrowException, OSError, KeyError, ValueError) as error:
+        # Not parquet.read_table, which takes a folder called a=b for a column.
+        file = parquet.ParquetFile(path)
+        if file.metadata.num_rows > MOST_ROWS:
+            raise TooLarge(f"{file.metadata.num_rows:,} rows")
+        values: list[Any] = []
+        left = MOST_BYTES
+        for group in range(file.num_row_groups):
+            column = read_row_group(file, group, [name]).column(name)
+            if (left := left - column.nbytes) < 0:
+                raise TooLarge(f"more than {MOST_BYTES >> 20} MiB of text")
+            values += column.to_pylist()
+        return values
+    except TooLarge as error:
+        raise UserError(f"{source} is no table of prompts: it holds {error}. Take fewer prompts.") from None
+    except ERRORS as error:
         raise _unreadable(source, error) from None
+
+
+def _content(path: Path, source: str) -> bytes:
+    try:
+        return read_regular(path, MOST_BYTES)
+    except OSError as error:
+        raise UserError(f"{source} cannot be read ({error.strerror}). Make it readable.") from None
 
 
 def _of_lines(rows: list[tuple[int, list[str]]], source: str) -> list[PromptRow]:
@@ -133,7 +157,7 @@ def _from_json(text: str, kind: str, source: str) -> list[PromptRow]:
 def _from_parquet(path: Path, source: str) -> list[PromptRow]:
     try:
         schema = parquet.read_schema(path)
-    except (pyarrow.ArrowException, OSError) as error:
+    except ERRORS as error:
         raise _unreadable(source, error) from None
     columns = _columns(schema.names, source)
     kind = schema.field(columns["prompt"]).type

@@ -47,7 +47,7 @@ def fetch(name: str, revision: str | None, wanted: list[str], variant: str | Non
         raise UserError(
             f"The hub has no model {name} (or it is gated and you are not logged in). Check {key}."
         ) from None
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:  # ValueError: no name of the hub
         at = f" at revision {revision}" if revision else ""
         raise UserError(
             f"The model {name}{at} is not in the local cache and could not be fetched ({type(error).__name__}). "

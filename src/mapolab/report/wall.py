@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from mapolab.errors import UserError
+from mapolab.pictures import load_picture
 from mapolab.report.runs import Method, Run
 from mapolab.report.summary import Comparison
 
@@ -82,8 +83,7 @@ def build_wall(comparison: Comparison, room: int, as_html: Callable[[WallRow], s
 
 def is_pixelated(comparison: Comparison) -> bool:
     """Whether pictures are so small that they are shown pixel for pixel."""
-    with Image.open(picture_file(comparison.base.runs[0], 0)) as picture:
-        return picture.width <= SMALL
+    return _opened(picture_file(comparison.base.runs[0], 0)).width <= SMALL
 
 
 def disagreement(comparison: Comparison) -> dict[str, np.ndarray]:
@@ -123,19 +123,16 @@ def _picture(run: Run, index: int) -> WallPicture:
     return WallPicture(embed(file), hashlib.sha256(file.read_bytes()).hexdigest()[:32], name)
 
 
+def _opened(file: Path) -> Image.Image:
+    return load_picture(file, "Give its `mapolab evaluate` command again, which draws it again.")
+
+
 def embed(file: Path) -> str:
     """A picture as a data: URL without the settings that its file carries: PNG, or JPEG where it had to be reduced.
 
     Raises UserError for a broken file.
     """
-    try:
-        with Image.open(file) as picture:
-            picture = picture.convert("RGB")
-    except (OSError, SyntaxError) as error:
-        raise UserError(
-            f"The picture {file} is broken ({type(error).__name__}). Give its `mapolab evaluate` command again, which "
-            "draws it again."
-        ) from None
+    picture = _opened(file)
     buffer = io.BytesIO()
     if picture.width <= SMALL:
         picture.save(buffer, "PNG", optimize=True)

@@ -5,9 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from mapolab.data.prepared.scan import HASH_BYTES, Scan
-from mapolab.data.prepared.units import Unit
-from mapolab.data.records import UNLABELLED
+from mapolab.data.prepared.scan import Scan
+from mapolab.data.prepared.units import Unit, shard_name
 
 PROMPTS_PER_SHARD = 256
 # At 512 px and above: what a kill may cost, and what progress is told by. Smaller images share a file with more.
@@ -36,6 +35,11 @@ class Plan:
         return _cut(len(self.image_rows), self.images_per_shard)
 
     @property
+    def prompts_per_shard(self) -> int:
+        """The prompts of every shard but the last."""
+        return PROMPTS_PER_SHARD
+
+    @property
     def prompt_shards(self) -> list[range]:
         """The prompts of each shard."""
         return _cut(len(self.prompt_rows), PROMPTS_PER_SHARD)
@@ -43,13 +47,11 @@ class Plan:
 
 def make_plan(scan: Scan, resolution: int) -> Plan:
     """Number what is different. Rows without a label or a caption, or with a broken label, are left out."""
-    nothing = np.zeros(1, dtype=np.dtype((np.void, HASH_BYTES)))
-    usable = (scan.labels != UNLABELLED) & ~np.isnan(scan.labels) & (scan.captions != nothing)
-    rows = np.flatnonzero(usable)
+    rows = np.flatnonzero(scan.usable)
     prompts, first_prompts = _numbered(scan.captions[rows])
     images, first_images = _numbered(scan.images[rows].reshape(-1))
     count = scan.images.shape[1]
-    row_prompts = np.full(len(usable), -1, dtype=np.int64)
+    row_prompts = np.full(len(scan.labels), -1, dtype=np.int64)
     row_images = np.full(scan.images.shape, -1, dtype=np.int64)
     row_prompts[rows], row_images[rows] = prompts, images.reshape(-1, count)
     image_rows = rows[first_images // count]
@@ -65,14 +67,14 @@ def make_plan(scan: Scan, resolution: int) -> Plan:
     )
 
 
-def image_units(folder: Path, plan: Plan) -> list[Unit]:
-    """The files of the image shards."""
-    return [Unit(folder / "images" / f"{number:05d}.safetensors") for number in range(len(plan.image_shards))]
+def image_units(folder: Path, plan: Plan, key: str) -> list[Unit]:
+    """The files of the image shards. key: of the cache."""
+    return [Unit(folder, shard_name("images", number), key) for number in range(len(plan.image_shards))]
 
 
-def prompt_units(folder: Path, plan: Plan) -> list[Unit]:
-    """The files of the prompt shards."""
-    return [Unit(folder / "prompts" / f"{number:05d}.safetensors") for number in range(len(plan.prompt_shards))]
+def prompt_units(folder: Path, plan: Plan, key: str) -> list[Unit]:
+    """The files of the prompt shards. key: of the cache."""
+    return [Unit(folder, shard_name("prompts", number), key) for number in range(len(plan.prompt_shards))]
 
 
 def _numbered(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from mapolab.data.buckets import bucket_of, bucket_sizes
+from mapolab.data.image_ids import contents_of
 from mapolab.data.images import BrokenImage, read_size
 from mapolab.data.prepared.spec import CacheSpec
-from mapolab.data.prepared.units import Unit, from_numpy
-from mapolab.data.records import Blocks, BrokenRow, RowText, Source
+from mapolab.data.prepared.units import Unit, from_numpy, shard_name
+from mapolab.data.records import UNLABELLED, Blocks, BrokenRow, RowText, Source
 
 ROWS_PER_UNIT = 5000
 HASH_BYTES = 16
@@ -32,6 +33,12 @@ class Scan:
     images: np.ndarray
     buckets: np.ndarray
 
+    @property
+    def usable(self) -> np.ndarray:
+        """(N,) bool: the rows with a caption and a label that is one."""
+        nothing = np.zeros(1, dtype=np.dtype((np.void, HASH_BYTES)))
+        return (self.labels != UNLABELLED) & ~np.isnan(self.labels) & (self.captions != nothing)
+
 
 def ranges(source: Source) -> list[range]:
     """The blocks of each scan unit."""
@@ -45,9 +52,9 @@ def ranges(source: Source) -> list[range]:
     return found
 
 
-def units(folder: Path, source: Source) -> list[Unit]:
-    """The scan's files."""
-    return [Unit(folder / "scan" / f"{number:05d}.safetensors") for number in range(len(ranges(source)))]
+def units(folder: Path, source: Source, key: str, kind: str = "scan") -> list[Unit]:
+    """The scan's files, or others that are cut like it. key: of the cache."""
+    return [Unit(folder, shard_name(kind, number), key) for number in range(len(ranges(source)))]
 
 
 def scan_blocks(source: Source, spec: CacheSpec, blocks: range, unit: Unit) -> None:
@@ -70,6 +77,18 @@ def scan_blocks(source: Source, spec: CacheSpec, blocks: range, unit: Unit) -> N
             "buckets": from_numpy(np.concatenate(buckets).astype(np.int64)),
         }
     )
+
+
+def scan_contents(source: Source, wanted: np.ndarray, blocks: range, unit: Unit) -> None:
+    """Read the images of some blocks whose ids occur again. wanted: (N, K) bool, those of all rows."""
+    rows = Blocks(source.block_sizes)
+    found = [contents_of(source, block, wanted[rows.range(block).start : rows.range(block).stop]) for block in blocks]
+    unit.write({"contents": from_numpy(np.concatenate(found))})
+
+
+def load_contents(scanned: list[Unit]) -> np.ndarray:
+    """(N, K) int64, as `contents_of` gives them."""
+    return np.concatenate([unit.read()["contents"].numpy() for unit in scanned])
 
 
 def load_scan(scanned: list[Unit]) -> Scan:

@@ -8,18 +8,23 @@ file beside each image of `w/` or `liked/` and `disliked/`, named like it. A sin
 
 import csv
 import hashlib
+import io
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from mapolab.data.records import Blocks, BrokenFile, BrokenRow, EncodedImage, Record, RowText
+from mapolab.data.records import LONGEST_CAPTION, Blocks, BrokenFile, BrokenRow, EncodedImage, Record, RowText
 from mapolab.errors import UserError
+from mapolab.files import read_regular
+from mapolab.pictures import MOST_BYTES
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
 PAIRED, SINGLE = ("w", "l"), ("liked", "disliked")
 ROWS_PER_BLOCK = 64
+MOST_TEXT = 1 << 28  # bytes of a file of captions
 LAYOUT = (
     "Such a folder has w/ and l/ with the preferred and the other image under equal names (or liked/ and disliked/), "
     "and captions.csv with the columns name and caption, captions.jsonl, or a .txt file beside each image of w/."
@@ -43,7 +48,7 @@ class FolderSource:
             raise UserError(f"{self.path} has only one of w/ and l/. {LAYOUT}")
         self.has_weights = False
         sides = PAIRED if self.images_per_row == 2 else SINGLE
-        names = {side: image_names(self.path / side) for side in sides}
+        names = {side: image_names(self.path / side, self.path) for side in sides}
         # A pair is named once; a name without its partner stays a row, which is broken.
         rows = {name for side in sides for name in (names[side] if self.images_per_row == 2 else _below(side, names))}
         self.rows = sorted(rows)
@@ -118,17 +123,40 @@ class FolderRecords:
 def _read(file: Path) -> bytes:
     """The file's content, empty if it cannot be read: a broken image."""
     try:
-        return file.read_bytes()
-    except OSError:
+        return read_regular(file, MOST_BYTES)
+    except (OSError, UserError):
         return b""
 
 
-def image_names(folder: Path) -> list[str]:
-    """The images below a folder, as paths from there."""
+def image_names(folder: Path, root: Path | None = None) -> list[str]:
+    """The images below a folder, as paths from there. root: the data set's folder, if it is not this one.
+
+    Raises UserError for what opening would not end with, and for links that leave the data set.
+    """
     if not folder.is_dir():
         return []
-    files = (file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES)
-    return [file.relative_to(folder).as_posix() for file in files]
+    check_inside(folder, root or folder)
+    found = []
+    for file in folder.rglob("*"):
+        if file.suffix.lower() in SUFFIXES and not file.is_dir():
+            if not file.is_file():
+                raise UserError(f"{file} is no regular file but a pipe, a device or a broken link. Remove it.")
+            check_inside(file, root or folder)
+            found.append(file.relative_to(folder).as_posix())
+    return found
+
+
+def check_inside(file: Path, root: Path) -> None:
+    """Raise UserError for a link out of the data set: it could name any picture or text of this machine.
+
+    The hub's own cache is made of such links, from snapshots/<commit>/ to blobs/.
+    """
+    if not file.is_symlink():
+        return
+    target, folder = file.resolve(), root.resolve()
+    blobs = [above.parent / "blobs" for above in folder.parents if above.name == "snapshots"]
+    if not any(target.is_relative_to(place) for place in (folder, *blobs)):
+        raise UserError(f"{file} is a link out of the data set's folder, to {target}. Copy the file itself there.")
 
 
 def _below(side: str, names: dict[str, list[str]]) -> list[str]:
@@ -138,16 +166,37 @@ def _below(side: str, names: dict[str, list[str]]) -> list[str]:
 def captions_in(path: Path, rows: list[str], side: str | None) -> dict[str, str]:
     """Captions by name. side: the folder of a pair's captions beside the images; None where names have their folder.
 
-    Raises UserError for a file of captions that is not understood.
+    Raises UserError for a file of captions that is not understood, and for two captions of one name.
     """
     try:
         if (file := path / "captions.csv").is_file():
-            with open(file, newline="", encoding="utf-8") as opened:
-                return {line["name"]: line["caption"] for line in csv.DictReader(opened) if line["caption"]}
+            return _unique(file, csv.DictReader(io.StringIO(_text(file, path), newline="")))
         if (file := path / "captions.jsonl").is_file():
-            lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
-            return {line["name"]: line["caption"] for line in lines if line["caption"]}
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{file} is not understood ({type(error).__name__} {error}). {LAYOUT}") from None
-    beside = {name: (path / (side or "") / name).with_suffix(".txt") for name in rows}
-    return {name: file.read_text(encoding="utf-8").strip() for name, file in beside.items() if file.is_file()}
+            return _unique(file, (json.loads(line) for line in _text(file, path).splitlines() if line.strip()))
+        found = {}
+        for name in rows:
+            file = (path / (side or "") / name).with_suffix(".txt")
+            if file.is_file():
+                found[name] = _text(file, path).strip()
+    except (KeyError, TypeError, ValueError, csv.Error, RecursionError, OSError) as error:
+        raise UserError(f"{file} is not understood ({type(error).__name__} {str(error)[:100]}). {LAYOUT}") from None
+    return {name: caption for name, caption in found.items() if len(caption) <= LONGEST_CAPTION}
+
+
+def _text(file: Path, root: Path) -> str:
+    check_inside(file, root)
+    return read_regular(file, MOST_TEXT).decode()
+
+
+def _unique(file: Path, lines: Iterable[dict[str, Any]]) -> dict[str, str]:
+    """name -> caption; too long ones are left out, like missing ones."""
+    found: dict[str, str] = {}
+    for line in lines:
+        name, caption = line["name"], line["caption"]
+        if not caption:
+            continue
+        if not isinstance(name, str) or not isinstance(caption, str):
+            raise TypeError(f"{name!r:.40} or its caption is no text")
+        if found.setdefault(name, caption) != caption:
+            raise UserError(f"{file} has two captions for {name}. Leave one.")
+    return {name: caption for name, caption in found.items() if len(caption) <= LONGEST_CAPTION}

@@ -14,19 +14,20 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as parquet
 
+from mapolab import checksums
 from mapolab.data.records import BrokenFile
 from mapolab.data.sources.locate import Located
 from mapolab.data.sources.remote import DataFile
+from mapolab.data.sources.row_groups import ERRORS, TooLarge, check_size
 from mapolab.errors import UserError
-from mapolab.files import read_json, short_hash, write_json
+from mapolab.files import short_hash
 
 NEEDED = ("caption", "jpg_0")
 OPTIONAL = ("jpg_1", "label_0", "has_label", "image_0_uid", "image_1_uid", "num_example_per_prompt", "weight")
 READERS = 16  # footers fetched at once
 TAIL = 1 << 16  # bytes read first; most footers fit
-# A row group is held in memory as a whole by every loader process.
-LARGEST_ROW_GROUP = 1 << 30
-VERSION = 1  # of the kept file
+MOST_FOOTER = 1 << 26  # bytes; a footer has some 100 for each column of a row group
+VERSION = 2  # of the kept file; version 1 had no checksum
 
 
 @dataclass(frozen=True)
@@ -65,10 +66,10 @@ def load_index(located: Located, open_file: Callable[[DataFile], BinaryIO], fold
     listing = [VERSION, [asdict(file) for file in located.files], located.missing]
     kept = folder / f"{short_hash(listing)}.json"
     try:
-        return _from_json(read_json(kept))
+        return _from_json(checksums.read_json(kept))
     except (OSError, ValueError, KeyError, TypeError):
         index = _build(located, open_file)
-    write_json(kept, asdict(index))
+    checksums.write_json(kept, asdict(index))
     return index
 
 
@@ -90,18 +91,23 @@ def _read(file: DataFile, open_file: Callable[[DataFile], BinaryIO]) -> IndexedF
         with open_file(file) as opened:
             footer = _footer(opened, file.size)
         metadata = parquet.read_metadata(pa.BufferReader(b"PAR1" + footer))
+        schema = metadata.schema.to_arrow_schema()
     except FileNotFoundError:
         return file.name, "the file is missing"
-    except (pa.ArrowInvalid, OSError, EOFError):
+    except (*ERRORS, EOFError):
         return file.name, "no readable parquet file, perhaps cut off"
-    columns = tuple(metadata.schema.to_arrow_schema().names)
+    columns = tuple(schema.names)
     _check_columns(file, columns)
+    _check_types(file, schema)
     groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
-    if groups and (largest := max(group.total_byte_size for group in groups)) > LARGEST_ROW_GROUP:
+    try:
+        for group in groups:
+            check_size(group)
+    except TooLarge as error:
         raise UserError(
-            f"{file.name} has a row group of {largest / 2**30:.1f} GiB, which every loader process would hold in "
-            "memory. Write it again in smaller ones: pyarrow.parquet.write_table(table, file, row_group_size=100)."
-        )
+            f"{file.name} has a row group of {error}, which every loader process would hold in memory. Write it again "
+            "in smaller ones: pyarrow.parquet.write_table(table, file, row_group_size=100)."
+        ) from None
     digest = hashlib.sha256(footer).hexdigest()
     return IndexedFile(file, tuple(group.num_rows for group in groups), columns, digest)
 
@@ -112,6 +118,8 @@ def _footer(opened: BinaryIO, size: int) -> bytes:
     if tail[-4:] != b"PAR1":
         raise EOFError
     length = int.from_bytes(tail[-8:-4], "little") + 8
+    if length > MOST_FOOTER:
+        raise EOFError
     footer = tail[-length:] if length <= len(tail) else _tail(opened, size, length)
     if len(footer) < length:
         raise EOFError
@@ -131,6 +139,40 @@ def _check_columns(file: DataFile, columns: tuple[str, ...]) -> None:
             "jpg_0, jpg_1 (bytes of encoded images) and label_0 (1, 0, or 0.5 for a tie); single images have no "
             "jpg_1, and label_0 says whether they are liked (1) or disliked (0)."
         )
+
+
+def _check_types(file: DataFile, schema: pa.Schema) -> None:
+    """A column of nothing but nulls has no type, and is fit."""
+    for columns, (fit, wanted) in TYPES.items():
+        for name in columns:
+            kind = schema.field(name).type if name in schema.names else pa.null()
+            if not pa.types.is_null(kind) and not fit(kind):
+                raise UserError(
+                    f"The column {name} of {file.name} holds {str(kind)[:60]}, which are no {wanted}. Write it again "
+                    f"as {wanted}, as Pick-a-Pic v2 has it."
+                )
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return str(kind) in ("string", "large_string", "string_view")
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return pa.types.is_integer(kind) or pa.types.is_floating(kind)
+
+
+def _is_image(kind: pa.DataType) -> bool:
+    return pa.types.is_struct(kind) or "binary" in str(kind) or _is_text(kind)
+
+
+TYPES = {
+    ("caption",): (_is_text, "strings"),
+    ("jpg_0", "jpg_1"): (_is_image, "bytes of encoded images"),
+    ("label_0", "weight", "num_example_per_prompt"): (_is_number, "numbers"),
+    ("has_label",): (pa.types.is_boolean, "booleans"),
+    ("image_0_uid", "image_1_uid"): (lambda kind: _is_text(kind) or pa.types.is_integer(kind), "strings"),
+}
 
 
 def _from_json(kept: dict[str, Any]) -> Index:

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import fsspec
-
+from mapolab.data.sources.http import filesystem_of
 from mapolab.data.sources.remote import DataFile, with_retries
 from mapolab.errors import UserError
 from mapolab.paths import resolve
@@ -61,7 +60,12 @@ def _is_parquet(name: str) -> bool:
 
 def _local_files(path: Path) -> list[DataFile]:
     root = path if path.is_dir() else path.parent
-    found = sorted(file for file in path.rglob("*") if _is_parquet(file.name)) if path.is_dir() else [path]
+    below = (file for file in path.rglob("*") if _is_parquet(file.name) and not file.is_dir())
+    found = sorted(below) if path.is_dir() else [path]
+    if odd := next((file for file in found if not file.is_file()), None):  # opening a pipe would wait for ever
+        raise UserError(
+            f"{odd} is no regular file but a pipe, a device or a broken link. Remove it, or put a file there."
+        )
     stats = ((file, file.stat()) for file in found)
     return [
         DataFile(file.relative_to(root).as_posix(), str(file), stat.st_size, str(stat.st_mtime_ns))
@@ -74,7 +78,7 @@ def _remote_files(path: str, revision: str | None) -> list[DataFile]:
     if "://" not in path:
         url = f"hf://datasets/{path}@{revision}" if revision else f"hf://datasets/{path}"
     try:
-        filesystem, root = fsspec.core.url_to_fs(url)
+        filesystem, root = filesystem_of(url)
         entries = with_retries(lambda: filesystem.find(root, detail=True), url)
     except (ImportError, ValueError) as error:
         raise UserError(f"data.path={path} cannot be opened: {' '.join(str(error).split())}.") from None
@@ -91,6 +95,8 @@ def _remote_files(path: str, revision: str | None) -> list[DataFile]:
 def _remote_file(filesystem: Any, root: str, name: str, entry: dict[str, Any]) -> DataFile:
     if entry.get("size") is None:  # a plain web server lists names only
         entry = with_retries(lambda: filesystem.info(name), name)
+    if type(entry.get("size")) is not int or entry["size"] < 0:
+        raise UserError(f"The server does not tell the size of {name}. Download the data, and name its folder.")
     version = next((str(entry[key]) for key in VERSIONS if entry.get(key)), "")
     below = name.removeprefix(root.rstrip("/")).lstrip("/") or PurePosixPath(name).name
     return DataFile(below, filesystem.unstrip_protocol(name), entry["size"], version)

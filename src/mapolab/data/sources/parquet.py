@@ -14,9 +14,20 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as parquet
 
-from mapolab.data.records import UNLABELLED, Blocks, BrokenFile, BrokenRow, EncodedImage, Record, RowText
+from mapolab.data.records import (
+    LONG_CAPTION,
+    LONGEST_CAPTION,
+    UNLABELLED,
+    Blocks,
+    BrokenFile,
+    BrokenRow,
+    EncodedImage,
+    Record,
+    RowText,
+)
 from mapolab.data.sources.index import NEEDED, OPTIONAL, Index
 from mapolab.data.sources.remote import DataFile, RangeCache, open_remote
+from mapolab.data.sources.row_groups import ERRORS, TooLarge, read_row_group
 
 OPEN_FILES = 8  # kept open by one thread
 
@@ -48,7 +59,7 @@ class ParquetSource:
         if isinstance(table, str):
             return [RowText(None, ())] * self.block_sizes[block]
         rows = zip(self.blocks.range(block), table.to_pylist(), strict=True)
-        return [RowText(values["caption"], self._image_ids(row, values), _weight(values)) for row, values in rows]
+        return [RowText(_caption(values), self._image_ids(row, values), _weight(values)) for row, values in rows]
 
     def records(self, block: int) -> "RowGroup | UnreadableBlock":
         table = self._read(block, (*NEEDED, *OPTIONAL), self.cache)
@@ -70,10 +81,12 @@ class ParquetSource:
         item, group = self.places[block]
         try:
             file = self._opened(item.file, cache)
-            return file.read_row_group(group, [name for name in columns if name in item.columns], use_threads=False)
+            return read_row_group(file, group, [name for name in columns if name in item.columns])
         except FileNotFoundError:
             return "the file is missing"
-        except (pa.ArrowException, OSError) as error:
+        except TooLarge as error:
+            return f"its row group takes {error}"
+        except ERRORS as error:
             return f"the file cannot be read ({' '.join(str(error).split())[:100]})"
 
     def _opened(self, file: DataFile, cache: RangeCache | None) -> parquet.ParquetFile:
@@ -85,7 +98,7 @@ class ParquetSource:
             while len(opened) >= OPEN_FILES:
                 opened.pop(next(iter(opened)))
             handle = open_remote(file, cache) if self.remote else file.url
-            opened[key] = parquet.ParquetFile(handle, pre_buffer=self.remote)
+            opened[key] = parquet.ParquetFile(handle, pre_buffer=self.remote, page_checksum_verification=True)
         return opened[key]
 
     def __getstate__(self) -> dict[str, Any]:
@@ -108,14 +121,14 @@ class RowGroup:
     def __getitem__(self, offset: int) -> Record:
         row, label = self.rows[offset], float(self.labels[offset])
         values = {name: self.table[name][offset].as_py() for name in self.table.column_names}
-        if values["caption"] is None:
-            raise BrokenRow(row, "no caption")
+        if (caption := _caption(values)) is None:
+            raise BrokenRow(row, "no caption" if values["caption"] is None else LONG_CAPTION)
         if np.isnan(label):
             raise BrokenRow(row, f"label_0 is {values['label_0']}")
         files = [_bytes(values[f"jpg_{side}"]) for side in range(self.source.images_per_row)]
         ids = self.source._image_ids(row, values)
         images = tuple(EncodedImage(name, data) for name, data in zip(ids, files, strict=True))
-        return Record(row, values["caption"], images, label, _weight(values))
+        return Record(row, caption, images, label, _weight(values))
 
 
 class UnreadableBlock:
@@ -137,14 +150,25 @@ def _labels(table: pa.Table) -> np.ndarray:
     """(rows,) float64 as `Source.labels` has it. An empty label is none; one that no annotator can give is broken."""
     if "label_0" not in table.column_names:
         return np.ones(len(table))
-    column = table["label_0"].combine_chunks()
+    column = _of_type(table["label_0"], pa.float64())
     missing = np.asarray(column.is_null().to_numpy(zero_copy_only=False))
     values = column.fill_null(UNLABELLED).to_numpy(zero_copy_only=False).astype(np.float64)
     known = (values >= 0) & (values <= 1)
     if "has_label" in table.column_names:
-        judged = table["has_label"].combine_chunks().fill_null(True).to_numpy(zero_copy_only=False)
+        judged = _of_type(table["has_label"], pa.bool_()).fill_null(True).to_numpy(zero_copy_only=False)
         return np.where(judged, np.where(known, values, np.nan), UNLABELLED)
     return np.where(known, values, np.where(missing, UNLABELLED, np.nan))
+
+
+def _of_type(column: pa.ChunkedArray, kind: pa.DataType) -> pa.Array:
+    """The values together. kind: of a column of nothing but nulls, which has none of its own."""
+    return (column.cast(kind) if pa.types.is_null(column.type) else column).combine_chunks()
+
+
+def _caption(values: dict[str, Any]) -> str | None:
+    """None where there is none that can be used."""
+    caption = values["caption"]
+    return None if caption is None or len(caption) > LONGEST_CAPTION else caption
 
 
 def _weight(values: dict[str, Any]) -> float:
@@ -155,4 +179,5 @@ def _weight(values: dict[str, Any]) -> float:
 
 def _bytes(value: Any) -> bytes:
     """The file of an image column: plain bytes, or the {bytes, path} that the datasets library writes. b"" for none."""
-    return (value["bytes"] if isinstance(value, dict) else value) or b""
+    # Never its path: data from elsewhere would name files of this machine.
+    return (value.get("bytes") if isinstance(value, dict) else value) or b""

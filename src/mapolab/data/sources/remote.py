@@ -5,20 +5,22 @@ import io
 import os
 import sys
 import time
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-import fsspec
 from fsspec.asyn import AsyncFileSystem
 
+from mapolab.data.sources.http import filesystem_of
 from mapolab.errors import RunError
 
 Result = TypeVar("Result")
 WAITS = (0.5, 1, 2, 4, 8, 16)  # seconds between the attempts
 LONG_WAIT = 4  # seconds, from which on the user is told
 PIECE = 4 << 20  # bytes kept in one file of the cache
+CHECKSUM = 4  # bytes after each of them
 LARGEST_READ = 8 * PIECE  # bytes asked for at once; what arrived before a failure stays
 # Libraries whose errors mean that the network or a server failed, where they are no OSError.
 NETWORK_LIBRARIES = {"aiohttp", "asyncio", "httpx", "httpx2", "requests", "urllib3", "botocore", "fsspec"}
@@ -86,7 +88,8 @@ class RangeCache:
     """Pieces of files on the local disk, up to `limit` bytes; the least recently used go first.
 
     Any number of processes may share a folder: pieces are whole or absent, and one that another process has just
-    removed is fetched again. Nothing is flushed to the disk on purpose: losing a piece costs a read.
+    removed is fetched again. Nothing is flushed to the disk on purpose: losing a piece costs a read. A piece ends with
+    its CRC-32; one that is damaged, or of an earlier version that kept none, is fetched again.
     """
 
     def __init__(self, folder: Path, limit: int):
@@ -101,7 +104,9 @@ class RangeCache:
             os.utime(path)  # the time of its last use, for `_shrink`
         except OSError:
             return None
-        return data if len(data) == min(PIECE, file.size - piece * PIECE) else None
+        content, checksum = data[:-CHECKSUM], data[-CHECKSUM:]
+        whole = len(content) == min(PIECE, file.size - piece * PIECE) and checksum == _checksum(content)
+        return content if whole else None
 
     def put(self, file: DataFile, piece: int, data: bytes) -> None:
         """Keep a piece, if the disk has room for it."""
@@ -109,7 +114,7 @@ class RangeCache:
         temporary = path.with_name(f".{path.name}.{os.getpid()}.{time.monotonic_ns()}")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            temporary.write_bytes(data)
+            temporary.write_bytes(data + _checksum(data))
             os.replace(temporary, path)
         except OSError:
             temporary.unlink(missing_ok=True)
@@ -198,13 +203,16 @@ def open_remote(file: DataFile, cache: RangeCache | None) -> RemoteFile:
 
 
 def _read(url: str, start: int, end: int) -> bytes:
-    # fsspec keeps one instance a process and thread, so this is safe after a fork.
-    filesystem, path = fsspec.core.url_to_fs(url)
+    filesystem, path = filesystem_of(url)
     options = {} if isinstance(filesystem, AsyncFileSystem) else {"cache_type": "none"}
     data = filesystem.cat_file(path, start=start, end=end, **options)
     if len(data) != end - start:
         raise EOFError(f"{len(data)} bytes came instead of {end - start}")
     return data
+
+
+def _checksum(data: bytes) -> bytes:
+    return zlib.crc32(data).to_bytes(CHECKSUM, "big")
 
 
 def _runs(numbers: list[int], longest: int) -> list[list[int]]:

@@ -12,8 +12,8 @@ from mapolab.errors import UserError
 from mapolab.evaluation.features import build_features
 from mapolab.evaluation.scorers.scorer import Scorer
 from mapolab.evaluation.scorers.weights import identity
-from mapolab.evaluation.store import load_picture
 from mapolab.paths import resolve
+from mapolab.pictures import load_picture
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 REDUCTIONS = ("mean", "max")
@@ -70,7 +70,7 @@ def _pictures_in(folder: str | None) -> list[Path]:
 
 def _load(file: Path) -> Image.Image:
     try:
-        return load_picture(file)
+        return load_picture(file, "")
     except UserError:
         raise UserError(
             f"The picture {file} of the scorer subject is broken. Replace it, or remove it from the folder."

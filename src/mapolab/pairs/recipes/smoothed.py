@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mapolab.data.records import Blocks, Records, Source
+import numpy as np
+
+from mapolab.data.image_ids import check_image_ids, contents_of, repeated
+from mapolab.data.records import Blocks, Records, RowText, Source
 from mapolab.data.sources.open import open_source
 from mapolab.errors import UserError
 from mapolab.pairs.drawing import left_out
@@ -26,6 +30,7 @@ def smoothed(config: dict[str, Any], held_out: HeldOut) -> Material:
         )
     texts = [text for block in range(len(source.block_sizes)) for text in source.texts(block)]
     rows = list(enumerate(texts))[: config["limit"]]
+    _check_ids(source, [text for _, text in rows])
     sound = [item for item in rows if item[1].caption]
     kept = held_out(sound, lambda item: item[1].caption or "", lambda item: item[1].image_ids)
     contests = [
@@ -37,6 +42,21 @@ def smoothed(config: dict[str, Any], held_out: HeldOut) -> Material:
     if len(sound) < len(rows):
         dropped["no caption"] = len(rows) - len(sound)
     return Material(about, contests, RowReader(source), dropped=dropped)
+
+
+def _check_ids(source: Source, texts: Sequence[RowText]) -> None:
+    """Raise UserError where an image id names several images of these rows: scores are kept by id."""
+    ids = np.array([text.image_ids or ("", "") for text in texts], dtype=object)
+    wanted = repeated(ids) if len(ids) else np.zeros((0, 2), dtype=bool)
+    wanted &= ids.astype(bool)
+    blocks, contents = Blocks(source.block_sizes), np.zeros(wanted.shape, dtype=np.int64)
+    for block in range(len(blocks)):
+        rows = blocks.range(block)
+        asked = np.zeros((len(rows), 2), dtype=bool)
+        here = wanted[rows.start : rows.stop]
+        asked[: len(here)] = here
+        contents[rows.start : rows.stop] = contents_of(source, block, asked)[: len(here)]
+    check_image_ids(source, ids, contents)
 
 
 class RowReader:

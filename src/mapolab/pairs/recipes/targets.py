@@ -11,12 +11,13 @@ from typing import Any
 from mapolab.data.images import BrokenImage, whole_picture
 from mapolab.data.sources.folder import captions_in, image_names
 from mapolab.errors import UserError
-from mapolab.files import short_hash
+from mapolab.files import read_regular, short_hash
 from mapolab.pairs.drawing import Studio
 from mapolab.pairs.held_out import HeldOut
 from mapolab.pairs.material import Contest, Material, Picture
 from mapolab.pairs.recipes.drawn import Models
 from mapolab.paths import resolve
+from mapolab.pictures import MOST_BYTES
 
 
 def targets(config: dict[str, Any], held_out: HeldOut, models: Models = None) -> Material:
@@ -66,7 +67,7 @@ def read_targets(folder: Path) -> dict[str, tuple[str, str]]:
         raise UserError(f"{folder} has a caption for {absent[0]}, but no such picture. Correct the name, or remove it.")
     found = {}
     for name in names:
-        data = (folder / name).read_bytes()
+        data = read_regular(folder / name, MOST_BYTES)
         try:
             whole_picture(data)
         except BrokenImage as error:

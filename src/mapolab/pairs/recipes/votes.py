@@ -17,16 +17,17 @@ from typing import Any
 from mapolab.data.images import BrokenImage, whole_picture
 from mapolab.data.records import TIE
 from mapolab.errors import UserError
-from mapolab.evaluation.store import load_picture
-from mapolab.files import short_hash
+from mapolab.files import read_regular, sha256, short_hash
 from mapolab.pairs.drawing import left_out, plain_png
 from mapolab.pairs.held_out import HeldOut
 from mapolab.pairs.material import Contest, Material, Picture
 from mapolab.paths import find_paths
+from mapolab.pictures import load_picture
 
 TEXTS = ("caption", "image_0_uid", "image_0_url", "image_1_uid", "image_1_url", "model_0", "model_1")
 PICTURES = ("jpg_0", "jpg_1")
 UID_LENGTH = 32
+MOST_VOTES = 1 << 28  # bytes
 
 
 def votes(config: dict[str, Any], held_out: HeldOut) -> Material:
@@ -52,14 +53,16 @@ def votes(config: dict[str, Any], held_out: HeldOut) -> Material:
 def read_votes(file: Path) -> list[dict[str, Any]]:
     """The rows of an exported file. Raises UserError for any other form, naming the line."""
     try:
-        lines = [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+        lines = [line for line in read_regular(file, MOST_VOTES).decode().splitlines() if line.strip()]
     except UnicodeDecodeError:
         lines = [""]
+    except OSError as error:
+        raise UserError(f"votes={file} cannot be read ({error.strerror}). Give the votes.jsonl of a page.") from None
     rows = []
     for number, line in enumerate(lines):
         try:
             row = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             row = None
         if reason := _fault(row):
             raise UserError(
@@ -101,10 +104,10 @@ def _picture(row: dict[str, Any], side: int, folders: list[Path], where: str) ->
     for folder in folders:
         file = folder.joinpath(*place.parts[1:])
         inside = file.resolve().is_relative_to(folder.resolve())  # the file of votes is data from elsewhere
-        if folder.resolve().name == place.parts[0] and inside and file.is_file() and _uid(file.read_bytes()) == uid:
+        if folder.resolve().name == place.parts[0] and inside and file.is_file() and _uid(file) == uid:
             return Picture(uid, file, model)
     if data := _embedded(row.get(f"jpg_{side}")):
-        return Picture(_uid(data), data, model)
+        return Picture(_name(data), data, model)
     raise UserError(
         f"{where}: the picture {place} is neither in the file itself nor in a folder that is known here, or not as it "
         f"was voted on. Name the folder of the evaluated model: models=[<...>/{place.parts[0]}]."
@@ -121,9 +124,15 @@ def _embedded(text: str | None) -> bytes | None:
     return data
 
 
-def _uid(data: bytes) -> str:
+def _uid(file: Path) -> str:
+    return sha256(file)[:UID_LENGTH]
+
+
+def _name(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()[:UID_LENGTH]
 
 
 def _read(picture: Picture) -> bytes:
-    return picture.place if isinstance(picture.place, bytes) else plain_png(load_picture(picture.place))
+    if isinstance(picture.place, bytes):
+        return picture.place
+    return plain_png(load_picture(picture.place, "Give its `mapolab evaluate` command again, which draws it again."))
