@@ -8,7 +8,6 @@ A file is written whole, and its name says what it must hold; so processes share
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import math
@@ -78,11 +77,6 @@ class Store:
         return self.picture(key).with_suffix(".json")
 
 
-def content_key(value: Any) -> str:
-    """40 hex characters that name a JSON-able value."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:40]
-
-
 def load_picture(path: Path) -> Image.Image:
     """In RGB. Raises UserError for a file that is no whole picture."""
     try:
@@ -99,8 +93,7 @@ def link(source: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     if target.exists() and os.path.samefile(source, target):
         return
-    temporary = target.with_name(f".{target.name}.{os.getpid()}")
-    temporary.unlink(missing_ok=True)
+    temporary = files.unfinished(target)
     try:
         os.link(source, temporary)
     except OSError:
