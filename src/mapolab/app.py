@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mapolab.errors import Interrupted, RunError, UserError
+from mapolab.errors import Interrupted, RunError, UserError, disk_fault
 from mapolab.job_record import note_end
 from mapolab.training.stopping import release_signals
 
@@ -52,6 +52,8 @@ def run_command(command: str, arguments: list[str]) -> None:
         try:
             _run_hydra(parsed, parser, task, str(conf_folder()), command)
         except (HydraException, OmegaConfBaseException, OSError, ValueError) as error:
+            if fault := disk_fault(error):
+                raise fault from None
             if traceback_wanted or error in task.crashes or isinstance(error, BrokenPipeError):
                 raise
             raise UserError(explain(error, command)) from None
@@ -116,13 +118,16 @@ class Task:
         except (UserError, RunError, Interrupted) as error:
             raise SystemExit(report(error)) from None
         except Exception as error:
+            if fault := disk_fault(error):
+                raise SystemExit(report(fault)) from None
             self.crashes.append(error)
             raise
 
 
 def report(error: UserError | RunError | Interrupted) -> int:
     """Print a deliberate end as one paragraph, and note it in the record of a sweep's job. Returns its exit code."""
-    print(f"mapolab: {error}", file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError):  # a log on a full disk
+        print(f"mapolab: {error}", file=sys.stderr, flush=True)
     note_end(error.exit_code, str(error))
     return error.exit_code
 

@@ -122,7 +122,12 @@ def write_text(path: str | Path, text: str) -> None:
 
 def write_json(path: str | Path, value: Any) -> None:
     """Replace `path` by `value` as indented JSON, atomically. Raises TypeError for what JSON cannot hold."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    write_text(path, json_text(value))
+
+
+def json_text(value: Any) -> str:
+    """The text of a file that `write_json` writes."""
+    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
 
 
 def write_csv(path: str | Path, lines: Iterable[Iterable[Any]]) -> None:

@@ -1,5 +1,6 @@
 """The record of a sweep's job: a small file that the sweep makes and the job itself completes."""
 
+import contextlib
 import os
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,9 @@ def note_job(file: Path, **fields: Any) -> None:
 
 
 def note_end(code: int, message: str | None) -> None:
-    """Note how this process ended, if it is a job of a sweep (rank 0 speaks for all)."""
+    """Note how this process ended, if it is a job of a sweep (rank 0 speaks for all). On a full disk the sweep notes
+    its exit code alone."""
     file = os.environ.get(RECORD)
     if file and rank_from_environment() == 0:
-        note_job(Path(file), exit_code=code, message=message)
+        with contextlib.suppress(OSError):
+            note_job(Path(file), exit_code=code, message=message)

@@ -1,7 +1,7 @@
 """The folders that commands write: whose they are, and who is working on them.
 
-A command writes into a folder that is not there, is empty, or holds what the same kind of command made before. Any other
-folder is somebody's, and is refused before anything in it is touched.
+A command writes into a folder that is not there, is empty, or holds what the same kind of command made before. Any
+other folder is somebody's, and is refused before anything in it is touched.
 """
 
 import contextlib
@@ -219,7 +219,7 @@ class Lock:
 
 
 def check_inside(folder: Path, path: Path) -> None:
-    """Raise UserError if `path` leads out of `folder` by a symbolic link: what is written there would land elsewhere."""
+    """Raise UserError if `path` leads out of `folder` by a symbolic link: what is written there lands elsewhere."""
     if not path.resolve().is_relative_to(folder.resolve()):
         raise UserError(
             f"{path} leads out of {folder}, to {path.resolve()}, by a symbolic link; mapolab writes within a folder "

@@ -32,6 +32,7 @@ from mapolab.evaluation.processes import start_processes
 from mapolab.evaluation.prompt_lengths import cut_by_models, tell_cut
 from mapolab.evaluation.statistics import MINIMUM, MethodScores, PairedStatistics
 from mapolab.evaluation.store import Store
+from mapolab.output import MODEL, OutputFolder, check_inside
 from mapolab.streams import Stream, generator
 
 
@@ -85,7 +86,10 @@ def mismatch(config: dict[str, Any]) -> Path:
         if all(picture is not None for picture in pictures):
             theirs = embed(features, pictures, options["batch_size"])
             found[side] = distances(drawn, theirs, captions_of)
+    check_inside(model.folder, model.folder / "mismatch")
     path = model.folder / "mismatch" / f"{source.fingerprint[:12]}-{features.name}.json"
+    if model.run is None:
+        OutputFolder(model.folder, MODEL).check()
     if not (model.folder / "manifest.json").is_file():
         about = {"status": "finished", "objective": {"name": "base"}, "label": "base", "seed": None}
         files.write_json(model.folder / "manifest.json", about | {"model": model.config["model"]})

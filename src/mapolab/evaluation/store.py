@@ -73,6 +73,11 @@ class Store:
         """Add scores to those of a picture."""
         files.write_json(self._scores_file(key), self.scores(key) | scores)
 
+    def sweep(self) -> None:
+        """Remove what killed processes left of unfinished files."""
+        for folder in self.folder.glob("[0-9a-f][0-9a-f]"):
+            files.sweep(folder)
+
     def _scores_file(self, key: str) -> Path:
         return self.picture(key).with_suffix(".json")
 

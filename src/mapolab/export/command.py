@@ -14,8 +14,8 @@ from mapolab.errors import UserError
 from mapolab.evaluation.generation import add_token, load_pipeline
 from mapolab.evaluation.models import EvaluatedModel, is_lora, model_of_run
 from mapolab.export.card import model_card, token_use
-from mapolab.export.formats import write_kohya, write_lora, write_pipeline, write_single_file, write_token, write_unet
 from mapolab.export.folder import ExportFolder
+from mapolab.export.formats import write_kohya, write_lora, write_pipeline, write_single_file, write_token, write_unet
 from mapolab.files import read_json, write_json, write_text
 from mapolab.models.learned_token import TOKEN_FILE
 from mapolab.models.lora import kohya_fault

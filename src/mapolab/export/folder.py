@@ -1,4 +1,4 @@
-"""The folder of an export: whole or absent. Its export.json has the settings that made it, and the size of each file."""
+"""The folder of an export: whole or absent. Its export.json has the settings that made it and each file's size."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ class ExportFolder:
             return True
         if manifest and (others := sorted(_names(self.path) - {*manifest["files"], MANIFEST})):
             raise UserError(
-                f"The export in {self.path} lacks files, and beside the others lies {others[0]}, which no export wrote. "
-                "Move it elsewhere, or give another folder as to=..."
+                f"The export in {self.path} lacks files, and beside the others lies {others[0]}, which no export wrote "
+                "and which would be lost. Move it elsewhere, or give another folder as to=..."
             )
         return False
 
@@ -62,10 +62,12 @@ class ExportFolder:
         """Keep other exports to the same place out for the block, and sweep what a killed one left."""
         self.output.check()
         if os.path.ismount(self.real):
-            raise UserError(f"A disk is mounted at {self.path}, so no folder can take its place. Name one within: to=...")
+            raise UserError(
+                f"A disk is mounted at {self.path}, so no folder can take its place. Name one in it: to=..."
+            )
         self.real.parent.mkdir(parents=True, exist_ok=True)
         if not self.lock.acquire():
-            raise UserError(f"Another process is exporting to {self.path}. Wait for it, or give another folder as to=...")
+            raise UserError(f"Another process exports to {self.path}. Wait for it, or give another folder as to=...")
         try:
             sweep(self.real.parent, self.real.name)
             yield

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mapolab.config.environment import rank_from_environment
-from mapolab.errors import Interrupted, RunError, UserError
+from mapolab.errors import Interrupted, RunError, UserError, disk_fault
 from mapolab.files import read_json, write_json
 from mapolab.import_noise import silence_imports
 from mapolab.job_record import note_end
@@ -74,6 +74,11 @@ def main(arguments: list[str]) -> int:
         return error.exit_code
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
+    except Exception as error:
+        if (fault := disk_fault(error)) is None:
+            raise
+        note_end(fault.exit_code, str(fault))
+        return fault.exit_code
     return 0
 
 

@@ -82,6 +82,8 @@ def _make(
         return _say(processes, f"The pairs in {folder.path} are finished.")
     cut = _tell_cut(material, scorers) if processes.rank == 0 else {}
     store, group = store_of(config), config["batch_size"] or material.batch_size
+    if processes.rank == 0:
+        store.sweep()
     new = draw_sheets(material.sheets, store, group, processes)
     processes.barrier()  # a process scores what others have drawn, too
     scored = score_material(scorers, material, store, group, processes)

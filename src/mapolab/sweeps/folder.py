@@ -19,8 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mapolab.files import read_json, short_hash, write_text
+from mapolab.files import read_json, short_hash, sweep, write_text
 from mapolab.job_record import note_job
+from mapolab.output import SWEEP, OutputFolder
 
 SEVERAL = re.compile(r",|\b(choice|range|interval|glob)\(")
 
@@ -56,8 +57,12 @@ class SweepFolder:
         return self.path / "logs" / f"{number}.log"
 
     def add(self, jobs: Sequence[Job]) -> None:
-        """Record jobs; what is known of them from an earlier start stays."""
+        """Record jobs; what is known of them from an earlier start stays. Raises UserError for a folder that holds
+        something else."""
+        OutputFolder(self.path, SWEEP).check()
         (self.path / "logs").mkdir(parents=True, exist_ok=True)
+        for folder in (self.path, self.path / "jobs"):
+            sweep(folder)
         for job in jobs:
             known = {"number": job.number, "arguments": job.arguments, "run": str(job.run)}
             note_job(self.record_file(job.number), **known)

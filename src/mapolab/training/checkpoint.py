@@ -104,8 +104,8 @@ class FolderCheckpointIO(CheckpointIO):
         save_tensors(tensors, folder / "training_state.safetensors")
         # One line: an optimizer has thousands of entries.
         write_text(folder / "training_state.json", json.dumps(state))
-        manifest = {"format": FORMAT, "step": state["global_step"], "run": self.identity, "files": hashes(folder, known)}
-        write_json(folder / "manifest.json", manifest)
+        about = {"format": FORMAT, "step": state["global_step"], "run": self.identity}
+        write_json(folder / "manifest.json", about | {"files": hashes(folder, known)})
 
 
 def check_format(folder: Path) -> None:

@@ -17,9 +17,10 @@ from mapolab.data.prepared.spec import DTYPES, CacheSpec
 from mapolab.data.prepared.units import Unit
 from mapolab.data.records import Source
 from mapolab.errors import UserError
-from mapolab.files import read_json, write_json
+from mapolab.files import read_json, sweep, write_json
 from mapolab.models.encoder import Encoder
 from mapolab.models.sdxl import SDXL
+from mapolab.output import CACHE, OutputFolder
 
 INGREDIENTS = "ingredients.json"
 Work = tuple[Unit, int, Callable[[], None]]
@@ -65,7 +66,11 @@ def prepare(
 
 
 def _claim(folder: Path, spec: CacheSpec) -> None:
-    """Say beforehand what the folder is for, so that two different caches never share one."""
+    """Say beforehand what the folder is for, so that two different caches never share one, and remove what killed
+    processes left of unfinished files."""
+    OutputFolder(folder, CACHE).check()
+    for part in (folder, *(entry for entry in folder.glob("*") if entry.is_dir())):
+        sweep(part)
     file = folder / INGREDIENTS
     if file.exists():
         spec.check(folder, read_json(file))
