@@ -30,9 +30,9 @@ OF_THE_SYSTEM = (".DS_Store", "lost+found", ".nfs*")
 class Kind:
     """What commands make in a folder of its own.
 
-    holds: in messages. option: what names the folder. manifest: the file that says what the folder is, by these keys
-    (dotted); without: keys of another kind. early: patterns of what a command that was killed may have left before the
-    manifest. inside: kinds that may lie in such a folder, under other names than those in `own`.
+    holds: in messages. option: what names the folder. manifest: a pattern of the files that say what the folder is, by
+    these keys (dotted); without: keys of another kind. early: patterns of what a command that was killed may have left
+    before the manifest. inside: kinds that may lie in such a folder, under other names than those in `own`.
     """
 
     holds: str
@@ -46,8 +46,15 @@ class Kind:
 
     def is_at(self, folder: Path) -> bool:
         """Whether the folder has a whole manifest of this kind."""
+        return any(map(self._says_so, self.manifests(folder)))
+
+    def manifests(self, folder: Path) -> list[Path]:
+        """The files that may say so."""
+        return [file for file in folder.glob(self.manifest) if file.is_file()]
+
+    def _says_so(self, file: Path) -> bool:
         try:
-            found = read_json(folder / self.manifest)
+            found = read_json(file)
         except (OSError, ValueError, RecursionError):
             return False
         return all(_has(found, key) for key in self.keys) and not any(_has(found, key) for key in self.without)
@@ -75,8 +82,9 @@ CACHE = Kind(
     "a cache", "data.cache_folder", "ingredients.json", ("data_fingerprint", "encoder_identity"),
 )  # fmt: skip
 SWEEP = Kind(
-    "a sweep", "hydra.sweep.dir", "jobs/0.json", ("number", "arguments"),
-    early=("multirun.yaml", "jobs", "logs", "trials", "study.*"),
+    "a sweep", "hydra.sweep.dir", "jobs/*.json", ("number", "arguments"),
+    early=("multirun.yaml", "jobs", "logs", "trials", "study.*", ".submitit"),
+    inside=("a run", "rounds", "pairs", "an evaluated model", "a cache", *_REPORTS), own=("jobs", "logs", "trials"),
 )  # fmt: skip
 CHECKPOINT = Kind("a checkpoint", "output_dir", "manifest.json", ("step", "files"))
 KINDS = (RUN, MODEL, TINY_BASE, PAIRS, ROUNDS, COMPARISON, EXPORT, CACHE, SWEEP, CHECKPOINT)
@@ -100,7 +108,7 @@ class OutputFolder:
         self._check_around()
         entries = sorted(os.scandir(path), key=lambda entry: entry.name) if path.exists() else []
         if foreign := [entry.name for entry in entries if not self._is_early(entry.name)]:
-            if (path / self.kind.manifest).is_file() and not self.kind.is_at(path):
+            if self.kind.manifests(path) and not self.kind.is_at(path):
                 raise UserError(
                     f"{path} is not empty, and its {self.kind.manifest} is no whole one of {self.kind.holds}. Put that "
                     f"file back as it was, or give another {self.kind.option}."

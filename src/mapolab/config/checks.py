@@ -48,7 +48,7 @@ def check(config: Config, command: str) -> None:
     if command == "plan":
         _check_plan(config)
     elif command in TRAIN_LIKE:
-        _check_train(config)
+        _check_train(config, command)
     if command == "prepare":
         _check_prepare(config)
     if command == "export":
@@ -61,8 +61,6 @@ def check(config: Config, command: str) -> None:
             )
     if command == "compare" and config["output_dir"]:
         files_named.check_output(Path(config["output_dir"]), COMPARISON)
-    if command == "train":
-        files_named.check_output(run_folder(config), TINY_BASE if config["task"] == "tiny_base" else RUN)
 
 
 def _check_texts(value: Any, key: str = "") -> None:
@@ -111,9 +109,11 @@ def _check_runs(runs: Any) -> None:
         raise UserError(f"runs is {runs}. Give folders, runs=[a,b], or a pattern, runs='outputs/emoji_style/*'.")
 
 
-def _check_train(config: Config) -> None:
+def _check_train(config: Config, command: str) -> None:
     _check_name(config["name"])
     _check_recipe(config)
+    if command == "train":
+        files_named.check_output(run_folder(config), TINY_BASE if config["task"] == "tiny_base" else RUN)
     if config["task"] == "tiny_base":
         return
     _check_devices(config["strategy"])
