@@ -189,7 +189,8 @@ def test_names_that_can(name):
     [
         (errno.ENOSPC, RunError, "Make room"), (errno.EDQUOT, RunError, "Make room"), (errno.EIO, RunError, "Look at"),
         (errno.EROFS, RunError, "mounted for writing"), (errno.EACCES, UserError, "the rights"),
-        (errno.ENAMETOOLONG, UserError, "shorter"), (errno.ENOTDIR, UserError, "Move"), (errno.EISDIR, UserError, "Move"),
+        (errno.ENAMETOOLONG, UserError, "shorter"), (errno.ENOTDIR, UserError, "Move"),
+        (errno.EISDIR, UserError, "Move"),
     ],
 )  # fmt: skip
 def test_what_a_disk_refuses_names_the_path_and_the_fix(number, kind, fix):

@@ -191,9 +191,10 @@ def test_a_run_of_an_earlier_version_goes_on_and_is_marked(train_config):
 def test_what_a_kill_left_of_the_final_weights_is_swept(train_config):
     run = train(train_config)
     unfinished(run)
-    for name in (".unet.01234567.tmp", ".0123456789ab.tmp", "checkpoints/.step-00000008.01234567.tmp"):
-        (run / name).mkdir() if "." in name.strip(".")[:-4] else (run / name).touch()
-    (run / ".mine.tmp").touch()
+    for folder in (".unet.01234567.tmp", "checkpoints/.step-00000008.01234567.tmp"):
+        (run / folder).mkdir()
+    for file in (".0123456789ab.tmp", ".mine.tmp"):
+        (run / file).touch()
     train(train_config)
     assert [file.name for file in run.rglob("*.tmp")] == [".mine.tmp"]
 

@@ -49,6 +49,8 @@ def evaluate(config: dict[str, Any]) -> list[Path]:
     cut = cut_by_models(everyone, prompts, settings) | cut_by_scorers(scorers, prompts)
     store = Store(Path(config.get("store") or output_root / ".store"))
     for model in everyone:
+        if model.run is None:
+            OutputFolder(model.folder, MODEL).check()
         check_inside(model.folder, model.folder / "evaluation")
     if processes.rank == 0:
         store.sweep()
@@ -120,7 +122,6 @@ class Evaluation:
 
     def _write(self, model: EvaluatedModel, folder: Path, keys: list[str]) -> None:
         if model.run is None:  # again, since the model may have another name now
-            OutputFolder(model.folder, MODEL).check()
             files.write_json(model.folder / "manifest.json", _manifest_of(model))
         check_inside(model.folder, folder / IMAGES)
         files.make_folder(folder / IMAGES)

@@ -45,6 +45,9 @@ def mismatch(config: dict[str, Any]) -> Path:
     output_root = Path(config["output_root"])
     model = _run_of(config) if config["run"] else base_of(config, output_root)
     model.check()
+    if model.run is None:
+        OutputFolder(model.folder, MODEL).check()
+    check_inside(model.folder, model.folder / "mismatch")
     source_config = model.run or config
     data = source_config["data"]
     options = USUAL | source_config["evaluation"] | {"height": data["resolution"], "width": data["resolution"]}
@@ -86,10 +89,7 @@ def mismatch(config: dict[str, Any]) -> Path:
         if all(picture is not None for picture in pictures):
             theirs = embed(features, pictures, options["batch_size"])
             found[side] = distances(drawn, theirs, captions_of)
-    check_inside(model.folder, model.folder / "mismatch")
     path = model.folder / "mismatch" / f"{source.fingerprint[:12]}-{features.name}.json"
-    if model.run is None:
-        OutputFolder(model.folder, MODEL).check()
     if not (model.folder / "manifest.json").is_file():
         about = {"status": "finished", "objective": {"name": "base"}, "label": "base", "seed": None}
         files.write_json(model.folder / "manifest.json", about | {"model": model.config["model"]})
