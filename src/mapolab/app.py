@@ -52,6 +52,8 @@ def run_command(command: str, arguments: list[str]) -> None:
         try:
             _run_hydra(parsed, parser, task, str(conf_folder()), command)
         except (HydraException, OmegaConfBaseException, OSError, ValueError) as error:
+            if isinstance(error, OSError) and error.filename is None:
+                error.filename = task.place
             if fault := disk_fault(error):
                 raise fault from None
             if traceback_wanted or error in task.crashes or isinstance(error, BrokenPipeError):
@@ -98,13 +100,14 @@ class Task:
 
     Deliberate ends leave through SystemExit, which Hydra lets through at once: the jobs after it do not run. Any other
     exception is a crash; it is noted in `crashes` and keeps its traceback. failures: what mapolab's launchers, which
-    start the jobs of `train` themselves, tell of those that did not finish.
+    start the jobs of `train` themselves, tell of those that did not finish. place: the sweep's folder, as they find it.
     """
 
     def __init__(self, command: str):
         self.command = command
         self.crashes: list[Exception] = []
         self.failures: list[str] = []
+        self.place: str | None = None
 
     def __call__(self, composed: Any) -> None:
         from hydra.core.hydra_config import HydraConfig

@@ -16,10 +16,12 @@ def note_job(file: Path, **fields: Any) -> None:
     write_json(file, (read_json(file) if file.exists() else {}) | fields)
 
 
-def note_end(code: int, message: str | None) -> None:
-    """Note how this process ended, if it is a job of a sweep (rank 0 speaks for all). On a full disk the sweep notes
-    its exit code alone."""
+def note_end(code: int, message: str | None) -> bool:
+    """Note how this process ended, if it is a job of a sweep (rank 0 speaks for all). Returns whether that is noted: on
+    a full disk it is not."""
     file = os.environ.get(RECORD)
     if file and rank_from_environment() == 0:
         with contextlib.suppress(OSError):
             note_job(Path(file), exit_code=code, message=message)
+            return True
+    return False

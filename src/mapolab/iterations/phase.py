@@ -70,16 +70,21 @@ def main(arguments: list[str]) -> int:
     try:
         WORK[phase](read_json(file))
     except (UserError, RunError, Interrupted) as error:
-        note_end(error.exit_code, str(error))
-        return error.exit_code
+        return _end(error)
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     except Exception as error:
         if (fault := disk_fault(error)) is None:
             raise
-        note_end(fault.exit_code, str(fault))
-        return fault.exit_code
+        return _end(fault)
     return 0
+
+
+def _end(error: UserError | RunError | Interrupted) -> int:
+    """Note it for the command, which tells it; on a full disk tell it here."""
+    if not note_end(error.exit_code, str(error)):
+        print(f"mapolab: {error}", file=sys.stderr, flush=True)
+    return error.exit_code
 
 
 def _end_with_parent() -> None:
