@@ -24,7 +24,14 @@ class _MapolabLauncher(Launcher):
         self.settings = _plain(settings)
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        from pathlib import Path
+
+        from mapolab.output import SWEEP, OutputFolder
+
         self.context, self.task, self.config = hydra_context, task_function, config
+        if task_function.command == "train":  # before Hydra writes there; other commands have no folder of a sweep
+            task_function.place = config.hydra.sweep.dir
+            OutputFolder(Path(config.hydra.sweep.dir), SWEEP).check()
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         from mapolab.sweeps.launch import launch

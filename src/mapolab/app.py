@@ -1,7 +1,6 @@
 """A command as a Hydra application: Hydra composes the config and sweeps, and calls the command's work."""
 
 import contextlib
-import errno
 import importlib
 import os
 import sys
@@ -9,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mapolab.errors import Interrupted, RunError, UserError
+from mapolab.errors import Interrupted, RunError, UserError, disk_fault
 from mapolab.job_record import note_end
 from mapolab.texts import without_odd_characters
 from mapolab.training.stopping import release_signals
@@ -58,6 +57,10 @@ def run_command(command: str, arguments: list[str]) -> None:
         try:
             _run_hydra(parsed, parser, task, str(conf_folder()), command)
         except (HydraException, OmegaConfBaseException, OSError, ValueError) as error:
+            if isinstance(error, OSError) and error.filename is None:
+                error.filename = task.place
+            if fault := disk_fault(error):
+                raise fault from None
             if traceback_wanted or error in task.crashes or isinstance(error, BrokenPipeError):
                 raise
             raise UserError(explain(error, command)) from None
@@ -102,13 +105,14 @@ class Task:
 
     Deliberate ends leave through SystemExit, which Hydra lets through at once: the jobs after it do not run. Any other
     exception is a crash; it is noted in `crashes` and keeps its traceback. failures: what mapolab's launchers, which
-    start the jobs of `train` themselves, tell of those that did not finish.
+    start the jobs of `train` themselves, tell of those that did not finish. place: the sweep's folder, as they find it.
     """
 
     def __init__(self, command: str):
         self.command = command
         self.crashes: list[Exception] = []
         self.failures: list[str] = []
+        self.place: str | None = None
 
     def __call__(self, composed: Any) -> None:
         from hydra.core.hydra_config import HydraConfig
@@ -121,13 +125,9 @@ class Task:
             run_job(self.command, composed)
         except (UserError, RunError, Interrupted) as error:
             raise SystemExit(report(error)) from None
-        except OSError as error:
-            if error.errno != errno.ENAMETOOLONG:
-                self.crashes.append(error)
-                raise
-            shown = f"{str(error.filename)[:100]}... is too long for the name of a file. Give a shorter one."
-            raise SystemExit(report(UserError(shown))) from None
         except Exception as error:
+            if fault := disk_fault(error):
+                raise SystemExit(report(fault)) from None
             self.crashes.append(error)
             raise
 
@@ -135,7 +135,8 @@ class Task:
 def report(error: UserError | RunError | Interrupted) -> int:
     """Print a deliberate end as one paragraph, and note it in the record of a sweep's job. Returns its exit code."""
     # A message may quote a file, and a terminal would obey some of what that can hold.
-    print(f"mapolab: {without_odd_characters(str(error))}", file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError):  # a log on a full disk
+        print(f"mapolab: {without_odd_characters(str(error))}", file=sys.stderr, flush=True)
     note_end(error.exit_code, str(error))
     return error.exit_code
 

@@ -10,7 +10,7 @@ import sys
 
 from mapolab import __version__
 from mapolab.app import COMMANDS, report, run_command
-from mapolab.errors import Interrupted, RunError, UserError
+from mapolab.errors import Interrupted, RunError, UserError, disk_fault
 from mapolab.import_noise import silence_imports
 from mapolab.job_record import note_end
 from mapolab.training.stopping import hold_signals
@@ -67,8 +67,19 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         return report(Interrupted("Stopped by SIGINT. The same command continues from what was saved."))
     except Exception as error:  # a fault of the program keeps its traceback
+        if fault := disk_fault(error):
+            _let_go_of_output()
+            return report(fault)
         note_end(1, f"{type(error).__name__}: {error}")
         raise
+
+
+def _let_go_of_output() -> None:
+    """What cannot be printed, as to a log on a full disk, must not be tried again at the end of the process."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _dispatch(arguments: list[str]) -> None:

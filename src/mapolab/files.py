@@ -2,36 +2,118 @@
 
 `write_*` put the new content beside its target, flush it to the disk and then rename it over the target: a reader sees
 the old file or the new one, never a part. The folder is flushed too, or the rename itself could be lost with the power.
+
+Who writes a file holds a lock on it until it has its name, so `sweep` knows what a killed process left.
 """
 
+import contextlib
+import fcntl
 import hashlib
 import json
 import os
+import re
 import secrets
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from mapolab.errors import UserError
+from mapolab.errors import UserError, error_number
+
+UNFINISHED = re.compile(r"\.[0-9a-f]{12}\.tmp")
+"""The names of files that are being written."""
 
 
 def write_bytes(path: str | Path, data: bytes) -> None:
     """Replace `path` by `data` atomically, making its folder if need be. Raises OSError as open() would."""
     path = Path(path)
+    with errors_of(path):
+        with _written(path, data) as temporary:
+            os.replace(temporary, path)
+        fsync_folder(path.parent)
+
+
+def write_together(folder: Path, texts: Mapping[str, str]) -> None:
+    """Replace files of a folder, by name. The last one is absent while the others change, so that who finds it finds
+    all of one writing; a disk without room for all of them leaves all as they were."""
+    with errors_of(folder), contextlib.ExitStack() as stack:
+        targets = {folder / name: text.encode() for name, text in texts.items()}
+        written = {path: stack.enter_context(_written(path, data)) for path, data in targets.items()}
+        last = [*written][-1]
+        last.unlink(missing_ok=True)
+        fsync_folder(last.parent)
+        for path, temporary in written.items():
+            os.replace(temporary, path)
+            fsync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def _written(path: Path, data: bytes) -> Iterator[Path]:
+    """A flushed file with this content beside `path`, held for the block, after which it is gone or has its name."""
     make_folder(path.parent)
-    # In the target's own folder: a rename across devices would be a copy, which can be cut off in the middle.
-    temporary = path.parent / f".{secrets.token_hex(6)}.tmp"
-    try:
+    while True:
+        temporary = unfinished(path)
         with open(temporary, "xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # a file system without locks; nothing is swept there
+                fcntl.flock(file, fcntl.LOCK_EX)
+            if not is_at(file.fileno(), temporary):
+                continue  # swept between its making and its lock
+            try:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+                yield temporary
+                return
+            finally:
+                temporary.unlink(missing_ok=True)
+
+
+def unfinished(path: Path) -> Path:
+    """A new name for what will be `path`; in the same folder, since a rename across devices would be a copy, which can
+    be cut off in the middle."""
+    return path.parent / f".{secrets.token_hex(6)}.tmp"
+
+
+def is_at(descriptor: int, path: str | Path) -> bool:
+    """Whether an opened file still has this name."""
+    try:
+        found = os.stat(path, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return os.path.samestat(found, os.fstat(descriptor))
+
+
+@contextlib.contextmanager
+def errors_of(path: str | Path) -> Iterator[None]:
+    """What the disk refuses within the block, and that names no file, names this one: a write to a full disk knows a
+    number alone. safetensors' own error becomes an OSError."""
+    try:
+        yield
+    except Exception as error:
+        number = error_number(error)
+        if number is None or getattr(error, "filename", None) is not None:
+            raise
+        if not isinstance(error, OSError):
+            raise OSError(number, os.strerror(number), str(path)) from error
+        error.filename = str(path)
         raise
-    fsync_folder(path.parent)
+
+
+def sweep(folder: str | Path) -> None:
+    """Remove the unfinished files that killed processes left in a folder; what another one is writing stays."""
+    try:
+        names = [entry.name for entry in os.scandir(folder) if UNFINISHED.fullmatch(entry.name)]
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    for name in names:
+        path = os.path.join(folder, name)
+        with contextlib.suppress(OSError):  # held, or gone, or not ours to remove
+            descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                os.unlink(path)
+            finally:
+                os.close(descriptor)
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -41,7 +123,12 @@ def write_text(path: str | Path, text: str) -> None:
 
 def write_json(path: str | Path, value: Any) -> None:
     """Replace `path` by `value` as indented JSON, atomically. Raises TypeError for what JSON cannot hold."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    write_text(path, json_text(value))
+
+
+def json_text(value: Any) -> str:
+    """The text of a file that `write_json` writes."""
+    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
 
 
 def write_csv(path: str | Path, lines: Iterable[Iterable[Any]]) -> None:
@@ -110,7 +197,12 @@ def sha256(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def short_hash(value: Any) -> str:
-    """8 hex characters that name a JSON-able value; the order of a dict's keys does not matter."""
+def content_key(value: Any) -> str:
+    """40 hex characters that name a JSON-able value; the order of a dict's keys does not matter."""
     canonical = json.dumps(value, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(canonical.encode()).hexdigest()[:8]
+    return hashlib.sha256(canonical.encode()).hexdigest()[:40]
+
+
+def short_hash(value: Any) -> str:
+    """The first 8 of them."""
+    return content_key(value)[:8]

@@ -1,5 +1,6 @@
 """The record of a sweep's job: a small file that the sweep makes and the job itself completes."""
 
+import contextlib
 import os
 import re
 from collections.abc import Callable
@@ -57,12 +58,16 @@ def note_job(file: Path, **fields: Any) -> None:
     write_json(file, read_record(file) | fields)
 
 
-def note_end(code: int, message: str | None) -> None:
-    """Note how this process ended, if it is a job of a sweep (rank 0 speaks for all)."""
+def note_end(code: int, message: str | None) -> bool:
+    """Note how this process ended, if it is a job of a sweep (rank 0 speaks for all). Returns whether that is noted: on
+    a full disk it is not."""
     file = os.environ.get(RECORD)
     if file and rank_from_environment() == 0:
         shown = None if message is None else without_odd_characters(message)
-        try:
-            note_job(Path(file), exit_code=code, message=shown)
-        except UserError:  # it says how the process ended, whatever was there before
-            write_json(file, {"exit_code": code, "message": shown})
+        with contextlib.suppress(OSError):
+            try:
+                note_job(Path(file), exit_code=code, message=shown)
+            except UserError:  # it says how the process ended, whatever was there before
+                write_json(file, {"exit_code": code, "message": shown})
+            return True
+    return False

@@ -2,6 +2,7 @@
 
 import glob
 import os
+import re
 from pathlib import Path
 
 from mapolab.errors import UserError
@@ -42,6 +43,25 @@ def find_paths(pattern: str) -> list[Path]:
     if not rest:
         return [there] if pattern.strip() else []
     return [Path(match) for match in sorted(glob.glob(os.path.join(glob.escape(str(there)), *rest), recursive=True))]
+
+
+# What names a device on Windows, whatever ends the name.
+_DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
+
+
+def file_name_fault(name: str) -> str | None:
+    """Why `name`, which somebody chose, cannot begin the name of a file or folder on every system; None if it can."""
+    if not name.strip():
+        return "it is blank"
+    if found := next((sign for sign in name if sign in '/\\:*?"<>|' or not sign.isprintable()), None):
+        return f"it holds {found!r}"
+    if name[0] in ".-~ " or name[-1] in ". ":
+        return f"it begins or ends with {(name[0] if name[0] in '.-~ ' else name[-1])!r}"
+    if _DEVICES.fullmatch(name):
+        return "Windows keeps it for a device"
+    if len(name) > 100 or len(os.fsencode(name)) > 200:
+        return "it is longer than 100 characters"
+    return None
 
 
 def _neighbours(asset: Path) -> str:

@@ -5,13 +5,12 @@ whether the run is new, stopped in the middle, or finished.
 """
 
 import contextlib
-import fcntl
 import os
 import platform
+import re
 import secrets
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -23,9 +22,9 @@ import yaml
 from mapolab.config.identity import EARLIER, as_earlier, identity, run_folder
 from mapolab.config.rollout import reward_label
 from mapolab.errors import UserError
-from mapolab.files import make_folder, read_json, write_json, write_text
+from mapolab.files import content_key, read_json, write_json, write_text
+from mapolab.output import RUN, OutputFolder
 
-LOCK_TRIES = 20
 PACKAGES = ("mapolab", "torch", "lightning", "diffusers", "transformers", "safetensors", "numpy")
 
 
@@ -34,41 +33,20 @@ class RunFolder:
 
     def __init__(self, path: Path):
         self.path = path
+        self.output = OutputFolder(path, RUN)
         self.manifest_file = path / "manifest.json"
         self.requeues_file = path / "requeues.json"
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep other processes out for the block. The system drops the lock with the process, however that dies.
-
-        Raises UserError if another process has it.
-        """
-        make_folder(self.path)
-        with open(self.path / ".lock", "w") as file:
-            # `is_locked` of another process has it for an instant.
-            for attempt in range(LOCK_TRIES):
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if attempt < LOCK_TRIES - 1:
-                        time.sleep(0.05)
-            else:
-                raise UserError(
-                    f"Another process is working on {self.path}. Wait for it, or give this run another output_dir."
-                )
+        """Keep other processes out for the block. Raises UserError if another process has the folder, and for a folder
+        that is no run's."""
+        with self.output.locked():
             yield
 
     def is_locked(self) -> bool:
         """Whether a process is working on the run now."""
-        try:
-            with open(self.path / ".lock") as file:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except FileNotFoundError:
-            return False
-        except BlockingIOError:
-            return True
-        return False
+        return self.output.lock.is_held()
 
     def tracker_id(self) -> str:
         """The run's name at an experiment tracker: drawn once and kept, so that a restart is no second run, and the
@@ -87,9 +65,13 @@ class RunFolder:
         """Replace that list."""
         write_json(self.requeues_file, requeues)
 
+    def checkpoints(self) -> list[Path]:
+        """Oldest first. What else lies there, such as a copy under another name, is none."""
+        return numbered_folders(self.path / "checkpoints", "step")
+
     def last_saved_step(self) -> int:
         """The optimizer step of the newest checkpoint; 0 without one."""
-        return max((int(entry.name.removeprefix("step-")) for entry in self.path.glob("checkpoints/step-*")), default=0)
+        return max((number_of(checkpoint) for checkpoint in self.checkpoints()), default=0)
 
     def check(self, config: dict[str, Any]) -> None:
         """Raise UserError if the folder holds a run with another config, or if the same command began a run under an
@@ -119,8 +101,14 @@ class RunFolder:
         """What is recorded about the run; empty for a new one."""
         return read_json(self.manifest_file) if self.manifest_file.exists() else {}
 
+    @property
+    def identity(self) -> str | None:
+        """What its checkpoints are marked with; None for a new run, and for one that an earlier version wrote."""
+        return self.manifest().get("identity")
+
     def update(self, **fields: Any) -> None:
-        """Set fields of the manifest."""
+        """Set fields of the manifest. Raises RunError if the folder's lock was lost."""
+        self.output.lock.check()
         write_json(self.manifest_file, self.manifest() | fields)
 
     def check_model(self, files: dict[str, str]) -> None:
@@ -137,6 +125,22 @@ class RunFolder:
     def finished(self) -> bool:
         """Whether the run is at its end, and its weights are there."""
         return self.manifest().get("status") == "finished" and final_weights(self.path) is not None
+
+
+def run_identity(config: dict[str, Any], model_files: dict[str, str]) -> str:
+    """Names all that decides a run's weights: its config with the seed, and the files of the model it begins with."""
+    return content_key([identity(config), model_files])
+
+
+def numbered_folders(folder: Path, name: str) -> list[Path]:
+    """`<name>-<8 digits or more>` in a folder, by number."""
+    found = [entry for entry in folder.glob(f"{name}-*") if re.fullmatch(rf"{name}-\d{{8,}}", entry.name)]
+    return sorted(found, key=number_of)
+
+
+def number_of(folder: Path) -> int:
+    """The number of a `numbered_folders`."""
+    return int(folder.name.rpartition("-")[2])
 
 
 def final_weights(run: Path) -> Path | None:

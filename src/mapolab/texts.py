@@ -67,6 +67,8 @@ def _count(node: Any, known: dict[int, int | None]) -> int:
     items = (item for entry in inner for item in (entry if isinstance(entry, tuple) else (entry,)))
     known[id(node)] = count = 1 + sum(_count(item, known) for item in items)
     return count
+
+
 def brief(value: object, length: int = 120) -> str:
     """What a file says, for a message: on one line, and cut where it is long."""
     text = one_line(str(value))

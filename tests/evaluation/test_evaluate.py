@@ -123,6 +123,50 @@ def test_several_processes_draw_the_pictures_of_one(here, finished_run, tmp_path
         assert read_rows(one / "scores.csv") == read_rows(two / "scores.csv")
 
 
+def test_killed_between_its_table_and_its_settings_it_mixes_nothing(here, monkeypatch):
+    _, own = here()
+    before = (own / "settings.json").read_bytes()
+    replace = os.replace
+
+    def killed(source, target):
+        if Path(target).parent == own and Path(target).name == "scores.csv":
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        here(scorers=["jpeg_size"])
+    monkeypatch.undo()
+    assert not (own / "scores.csv").exists() and (own / "settings.json").read_bytes() != before
+    (own / ".0123456789ab.tmp").touch()
+    (own / "images" / ".0123456789ab.tmp").touch()
+    here(scorers=["jpeg_size"])
+    assert read_scores(own).scorers == ("jpeg_size",)
+    assert not list(own.rglob("*.tmp"))
+
+
+def test_nothing_is_written_outside_of_a_runs_folder(here, finished_run, tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (finished_run / "evaluation").symlink_to(elsewhere)
+    with pytest.raises(UserError, match=r"evaluation leads out of .*, to .*elsewhere, by a symbolic link"):
+        here()
+    (finished_run / "mismatch").symlink_to(elsewhere)
+    config = compose("mismatch", [f"run={finished_run}", "features=pixels", f"output_root={tmp_path / 'outputs'}"])
+    with pytest.raises(UserError, match="mismatch leads out of"):
+        mismatch(config)
+    assert not list(elsewhere.iterdir())
+
+
+def test_the_folder_of_a_model_must_be_ours(here, tiny_pipeline_folder, tmp_path):
+    given = {"prompts": str(tmp_path / "prompts.txt"), "steps": 1, "height": 16, "width": 16, "batch_size": 3}
+    [folder] = here(str(tiny_pipeline_folder), **given)
+    model = folder.parent.parent
+    (model / "manifest.json").write_text('{"settings": {}}')
+    with pytest.raises(UserError, match=r"its manifest\.json is no whole one of an evaluated model"):
+        here(str(tiny_pipeline_folder), **given)
+
+
 def test_categories_and_clusters_stand_in_the_table_and_come_later_without_drawing(here, finished_run, tmp_path):
     folders = here(scorers=["nsfw"], images_per_prompt=2)
     before, rows = stored(tmp_path), read_scores(folders[1]).pictures

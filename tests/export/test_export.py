@@ -10,6 +10,7 @@ import pytest
 import torch
 import yaml
 from diffusers import StableDiffusionXLPipeline, UNet2DConditionModel
+from huggingface_hub.utils import filter_repo_objects
 from safetensors.torch import load_file, save_file
 
 from mapolab.config.compose import compose
@@ -227,6 +228,47 @@ def test_what_cannot_be_exported(full_run, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_an_export_is_found_finished_mended_or_told_from_another(full_run, tmp_path, capsys):
+    to = tmp_path / "fox"
+    for leftover in (".fox.01234567.tmp", ".fox.v2.01234567.tmp"):  # the second one is of another export
+        (tmp_path / leftover).mkdir()
+    exported(full_run, to)
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == [".fox.v2.01234567.tmp", "fox"]
+    unet = to / "unet" / "diffusion_pytorch_model.safetensors"
+    before, written = unet.read_bytes(), unet.stat().st_mtime_ns
+    exported(full_run, to)
+    assert f"The export in {to} is finished." in capsys.readouterr().out
+    assert unet.stat().st_mtime_ns == written
+    unet.unlink()
+    (to / "mine.txt").touch()
+    with pytest.raises(UserError, match=r"lies mine\.txt, which no export wrote"):
+        exported(full_run, to)
+    (to / "mine.txt").unlink()
+    exported(full_run, to)
+    assert unet.read_bytes() == before
+    with pytest.raises(UserError, match=r"holds another export \(dtype: float32 -> float16\)"):
+        exported(full_run, to, "dtype=float16")
+    for name in ("pytorch_lora_weights", "LEARNED_EMBEDS"):
+        with pytest.raises(UserError, match="has another meaning in an export"):
+            exported(full_run, tmp_path / "other", f"name={name}")
+
+
+def test_weights_that_lie_elsewhere_are_not_exported(full_run, tmp_path):
+    run = shutil.copytree(full_run, tmp_path / "run")
+    shutil.move(run / "unet", tmp_path / "private")
+    (run / "unet").symlink_to("../private")
+    with pytest.raises(UserError, match=r"unet is a symbolic link out of .*run, to .*private"):
+        exported(run, tmp_path / "out")
+    # As the hub's cache keeps it: each file a link to a folder of its own.
+    snapshot = tmp_path / "hub" / "snapshots" / "1a2b"
+    shutil.copytree(full_run, snapshot)
+    (tmp_path / "hub" / "blobs").mkdir()
+    file = snapshot / "unet" / "diffusion_pytorch_model.safetensors"
+    shutil.move(file, tmp_path / "hub" / "blobs" / "5f6e")
+    file.symlink_to("../../../blobs/5f6e")
+    assert (exported(snapshot, tmp_path / "out", "formats=[unet]") / "unet").is_dir()
+
+
 def test_the_tiny_twin_has_no_single_file(full_run, tmp_path):
     """diffusers tells the text encoders in it apart by their widths."""
     run = tmp_path / "run"
@@ -264,6 +306,10 @@ def test_the_upload(full_run, tmp_path, monkeypatch):
     folder = exported(full_run, tmp_path / "out", "push=me/fox")
     assert calls[0] == (("me/fox",), {"private": True, "exist_ok": True})
     assert calls[1]["repo_id"] == "me/fox" and calls[1]["folder_path"] == folder
+    (folder / "private.txt").touch()
+    names = [file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()]
+    sent = [*filter_repo_objects(names, allow_patterns=calls[1]["allow_patterns"])]
+    assert sorted({*names} - {*sent}) == ["export.json", "private.txt"]
     monkeypatch.undo()
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(UserError, match="The export itself is whole"):

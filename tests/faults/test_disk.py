@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from mapolab.training.folders import fault
 from mapolab.training.run import train
 
 pytestmark = pytest.mark.faults
+ALONE = os.environ | {"OMP_NUM_THREADS": "1"}
 
 
 @pytest.fixture
@@ -63,6 +65,83 @@ def test_a_full_disk_is_said_clearly_and_costs_nothing(faults_config, small_disk
         "Disk full (tmpfs of 24 MB) in the middle of a run",
         "one clear paragraph, exit code 1, checkpoints sound; goes on when there is room",
         f"stopped after step {left_at} with 'No space left on device', then finished with the same weights",
+    )
+
+
+@pytest.fixture(scope="module")
+def made(module_config, tmp_path_factory) -> dict[str, Path]:
+    """What the commands work on: a finished run, and the same one evaluated."""
+    folder = tmp_path_factory.mktemp("made")
+    (folder / "prompts.txt").write_text("a horse\ntwo cats\n")
+    run = train(module_config | {"output_dir": str(folder / "run")})
+    drawn = ["steps=1", "guidance_scale=2", "height=16", "width=16", "scorers=[jpeg_size]", "target_style=twemoji"]
+    command(["evaluate", f"models={run}", f"prompts={folder / 'prompts.txt'}", f"output_root={folder}", *drawn])
+    return {"run": run, "prompts": folder / "prompts.txt"}
+
+
+def command(arguments: list[str], code: int = 0) -> str:
+    """What it said on stderr."""
+    process = subprocess.run([sys.executable, "-m", "mapolab", *arguments], capture_output=True, text=True, env=ALONE)
+    assert process.returncode == code, process.stdout + process.stderr
+    return process.stderr
+
+
+def lines(disk: Path, config: dict, made: dict[str, Path]) -> dict[str, list[str]]:
+    """Each command with everything that it writes on this disk."""
+    model, pairs = config["model"]["pretrained"], config["data"]["path"]
+    drawn = ["steps=1", "guidance_scale=2", "height=16", "width=16", "target_style=twemoji"]
+    ranked = [f"prompts={made['prompts']}", "images_per_prompt=2", "ranked_by=[style]"]
+    trained = ["data=parquet_pairs", f"data.path={pairs}", "data.resolution=16", "evaluation=pictures",
+               f"model.pretrained={model}", "data.cache=true"]  # fmt: skip
+    root = f"output_root={disk / 'outputs'}"
+    short = ["data.batch_size=2", "trainer.max_steps=2", "trainer.progress=off"]
+    rounds = ["data.resolution=16", f"model.pretrained={model}", "evaluation.steps=1", "data.preferred_style=twemoji",
+              "evaluation.prompts=null", *short]  # fmt: skip
+    shown = ["evaluate", f"models={model}", f"prompts={made['prompts']}", "scorers=[jpeg_size]", *drawn, root]
+    return {
+        "prepare": ["prepare", *trained, root],
+        "evaluate": shown,
+        "make-pairs": ["make-pairs", "recipe=ranked", f"models={model}", *ranked, *drawn, root,
+                       f"output_dir={disk / 'pairs'}"],
+        "compare": ["compare", f"runs={made['run']}", f"output_dir={disk / 'comparison'}"],
+        "export": ["export", f"run={made['run']}", f"to={disk / 'export'}"],
+        "iterate": ["iterate", *rounds, *ranked, root, f"output_dir={disk / 'rounds'}", "rounds=1"],
+        "train -m": [*["train", *trained, root], "-m", "seed=0,1", *short,
+                     f"hydra.sweep.dir={disk / 'sweep'}", "hydra/launcher=processes", "hydra.launcher.parallel=2"],
+    }  # fmt: skip
+
+
+def content(disk: Path) -> list[str]:
+    return [str(file.relative_to(disk)) for file in disk.rglob("*") if file.is_file() and file.name != "filler"]
+
+
+@pytest.mark.parametrize("name", ["prepare", "evaluate", "make-pairs", "compare", "export", "iterate", "train -m"])
+def test_every_command_says_clearly_that_the_disk_is_full(module_config, made, small_disk, reliability, name):
+    """With room for nothing, then for a little, then for all of it."""
+    arguments = lines(small_disk, module_config, made)[name]
+    filler = fill(small_disk)
+    told = []
+    for room in (0, 16 * 1024, 96 * 1024):
+        os.truncate(filler, filler.stat().st_size - room)
+        process = subprocess.run(
+            [sys.executable, "-m", "mapolab", *arguments], capture_output=True, text=True, env=ALONE
+        )
+        assert "Traceback" not in process.stdout + process.stderr, process.stderr
+        if process.returncode:
+            full = process.returncode == 1 and "No space left on device" in process.stderr
+            # A cache knows beforehand how large it will be.
+            assert full or (process.returncode in (1, 2) and "B free. Choose" in process.stderr), process.stderr
+            assert str(small_disk) in process.stderr
+            told.append(full)
+    assert told[0], "with no room at all"
+    filler.unlink()
+    command(arguments)
+    left = [file for file in content(small_disk) if file.endswith(".tmp")]
+    assert not left and not [entry.name for entry in small_disk.iterdir() if entry.name.endswith(".tmp")]
+    reliability(
+        f"Disk full while mapolab {name} works",
+        "one clear paragraph, exit code 1, nothing torn; the same command does the rest when there is room",
+        f"{sum(told)} times 'No space left on device' with the place; then finished, and nothing unfinished left",
     )
 
 

@@ -1,6 +1,7 @@
 """Rounds of drawing, ranking and training: the real command, killed in every phase."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -57,6 +58,37 @@ def test_rounds_that_an_earlier_version_began_are_refused(overrides, tmp_path) -
     write_text(begun / "round-1" / "run" / "config.yaml", yaml.safe_dump(Round(own, begun, 1).phase_config("train")))
     with pytest.raises(UserError, match=r"before data\.micro_conditioning existed"):
         iterate(checked(overrides | {"output_dir": "null"}))
+
+
+def test_what_another_iteration_made_is_refused_by_name(overrides, tmp_path) -> None:
+    ours, other = (Round(checked(overrides | {"seed": seed}), tmp_path / "rounds", 1) for seed in (0, 1))
+    pairs = {"status": "finished", "files": [], "settings": {"recipe": "ranked"}}
+    write_json(ours.path / "pairs" / "manifest.json", pairs)  # as earlier versions wrote it
+    assert ours.is_done("draw")
+    write_json(ours.path / "pairs" / "manifest.json", pairs | {"made_for": ours.token})
+    assert ours.is_done("draw")
+    write_json(ours.path / "pairs" / "manifest.json", pairs | {"made_for": other.token})
+    with pytest.raises(UserError, match=r"round-1/pairs was not made by this round of this iteration"):
+        ours.is_done("draw")
+    write_text(ours.path / "run" / "config.yaml", yaml.safe_dump(other.phase_config("train")))
+    with pytest.raises(UserError, match=r"run was trained in another way than this iteration trains \(seed: 1 -> 0\)"):
+        ours.is_done("train")
+    run = {"status": "finished", "objective": {}, "seed": 0, "started": "", "identity": "1a"}
+    write_json(ours.path / "run" / "manifest.json", run)
+    write_text(ours.model / "model_index.json", "{}")
+    assert ours.is_done("export")  # as earlier versions left it
+    made = {"settings": {"formats": ["pipeline"], "run": "1a"}, "files": {"model_index.json": 2}}
+    write_json(ours.model / "export.json", made)
+    assert ours.is_done("export")
+    (ours.model / "model_index.json").unlink()
+    assert not ours.is_done("export")
+    write_json(ours.model / "export.json", made | {"settings": {"formats": ["pipeline"], "run": "2b"}})
+    with pytest.raises(UserError, match=r"round-1/model was not made by this round"):
+        ours.is_done("export")
+    shutil.rmtree(ours.model)
+    ours.model.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match="model leads out of"):
+        ours.check_places()
 
 
 def start(overrides: dict[str, Any]) -> subprocess.Popen[str]:

@@ -34,7 +34,7 @@ def checkpoint(unet):
 def folder(tmp_path, checkpoint):
     checkpoints = CheckpointFolder(tmp_path / "checkpoints")
     for step in (2, 4, 6):
-        FolderCheckpointIO().save_checkpoint(checkpoint, checkpoints.at(step))
+        FolderCheckpointIO().save_checkpoint(checkpoint | {"global_step": step}, checkpoints.at(step))
     return checkpoints
 
 

@@ -2,6 +2,8 @@
 
 import copy
 import shutil
+import threading
+import time
 from pathlib import Path
 
 import pyarrow as pa
@@ -11,8 +13,9 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
-from mapolab.errors import UserError
+from mapolab.errors import RunError, UserError, disk_fault
 from mapolab.evaluation.models import base_of, find_models
+from mapolab.files import read_json, write_json
 from mapolab.models.sdxl import SDXL
 from mapolab.runs import RunFolder
 from mapolab.sweeps.folder import Job
@@ -144,6 +147,84 @@ def test_two_processes_cannot_share_a_run(train_config, tmp_path):
     folder = RunFolder(tmp_path / "mine")
     with folder.locked(), pytest.raises(UserError, match="Another process"):
         train(changed(train_config, output_dir=str(folder.path)))
+
+
+def unfinished(run: Path) -> None:
+    """As a run is left that was stopped after its last checkpoint."""
+    shutil.rmtree(run / "unet")
+    RunFolder(run).update(status="interrupted")
+
+
+def test_a_checkpoint_of_another_run_is_refused_by_name(train_config, tmp_path):
+    run, other = (train(changed(train_config, output_dir=str(tmp_path / name), seed=seed)) for name, seed in
+                  (("one", 3), ("other", 4)))  # fmt: skip
+    mine, before = train_config | {"output_dir": str(run)}, weights(run)
+    unfinished(run)
+    foreign = run / "checkpoints" / "step-00000008"
+    shutil.copytree(other / "checkpoints" / "step-00000006", foreign)
+    with pytest.raises(UserError, match=r"step-00000008 was written by another run than the one it lies in"):
+        train(mine)
+    shutil.rmtree(foreign)
+    # A copy under another name is the user's: neither read nor removed.
+    copied = shutil.copytree(run / "checkpoints" / "step-00000004", run / "checkpoints" / "step-00000004-kept")
+    # One of this run, but of another step than its name says, is broken.
+    shutil.copytree(run / "checkpoints" / "step-00000004", run / "checkpoints" / "step-00000007")
+    # Those of earlier versions have no mark.
+    file = run / "checkpoints" / "step-00000006" / "manifest.json"
+    write_json(file, {key: value for key, value in read_json(file).items() if key != "run"})
+    train(mine)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in weights(run).items())
+    assert copied.is_dir() and (run / "checkpoints" / "broken-step-00000007").is_dir()
+
+
+def test_a_run_of_an_earlier_version_goes_on_and_is_marked(train_config):
+    run = train(train_config)
+    before = weights(run)
+    unfinished(run)
+    for file in (run / "manifest.json", *run.glob("checkpoints/*/manifest.json")):
+        write_json(file, {key: value for key, value in read_json(file).items() if key not in ("identity", "run")})
+    train(train_config)
+    assert len(RunFolder(run).identity) == 40
+    assert all(torch.equal(tensor, before[name]) for name, tensor in weights(run).items())
+
+
+def test_what_a_kill_left_of_the_final_weights_is_swept(train_config):
+    run = train(train_config)
+    unfinished(run)
+    for folder in (".unet.01234567.tmp", "checkpoints/.step-00000008.01234567.tmp"):
+        (run / folder).mkdir()
+    for file in (".0123456789ab.tmp", ".mine.tmp"):
+        (run / file).touch()
+    train(train_config)
+    assert [file.name for file in run.rglob("*.tmp")] == [".mine.tmp"]
+
+
+def test_a_run_whose_lock_is_taken_away_stops_and_writes_no_more(train_config, tmp_path):
+    config = changed(train_config, trainer={"max_steps": 10**6, "checkpoint_every": 10**6})
+    config["output_dir"] = str(tmp_path / "mine")
+    metrics, manifest = tmp_path / "mine" / "metrics.csv", tmp_path / "mine" / "manifest.json"
+    seen = {}
+
+    def take_away():
+        while not metrics.exists() or metrics.read_text().count("\n") < 3:
+            time.sleep(0.001)
+        seen["manifest"] = manifest.read_bytes()
+        (tmp_path / "mine" / ".lock").unlink()
+
+    thread = threading.Thread(target=take_away, daemon=True)
+    thread.start()
+    with pytest.raises(RunError, match=r"\.lock was removed or replaced while this process worked"):
+        train(config)
+    assert manifest.read_bytes() == seen["manifest"] and not (tmp_path / "mine" / "checkpoints").exists()
+
+
+def test_metrics_are_not_appended_to_what_lies_elsewhere(tmp_path):
+    (tmp_path / "victim").write_text("mine\n")
+    (tmp_path / "metrics.csv").symlink_to(tmp_path / "victim")
+    with pytest.raises(OSError) as caught:
+        MetricsFile(tmp_path / "metrics.csv").append({"step": 0}, ["step"])
+    assert "metrics.csv cannot be used" in str(disk_fault(caught.value))
+    assert (tmp_path / "victim").read_text() == "mine\n"
 
 
 def test_pairs_are_needed(train_config, tmp_path):

@@ -6,6 +6,7 @@ Each check takes the typed config and raises UserError with the fix. They run in
 import math
 import re
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from mapolab.config import files_named
@@ -19,6 +20,8 @@ from mapolab.config.schema import TRAIN_LIKE
 from mapolab.config.suggest import did_you_mean
 from mapolab.config.target_checks import check_optimizer, check_targets
 from mapolab.errors import UserError
+from mapolab.output import COMPARISON, EXPORT, RUN, TINY_BASE
+from mapolab.paths import file_name_fault
 from mapolab.texts import odd_character
 
 Config = dict[str, Any]
@@ -52,11 +55,19 @@ def _check(config: Config, command: str) -> None:
     if command == "plan":
         _check_plan(config)
     elif command in TRAIN_LIKE:
-        _check_train(config)
+        _check_train(config, command)
     if command == "prepare":
         _check_prepare(config)
     if command == "export":
         _check_formats(config["formats"])
+        files_named.check_output(Path(config["to"]), EXPORT)
+        if config["name"] is not None and (fault := file_name_fault(config["name"])):
+            raise UserError(
+                f"name={config['name']!r} cannot name a file: {fault}. Give a plain name; which folder it is in is "
+                "what to= says."
+            )
+    if command == "compare" and config["output_dir"]:
+        files_named.check_output(Path(config["output_dir"]), COMPARISON)
 
 
 def _check_texts(value: Any, key: str = "") -> None:
@@ -105,10 +116,11 @@ def _check_runs(runs: Any) -> None:
         raise UserError(f"runs is {runs}. Give folders, runs=[a,b], or a pattern, runs='outputs/emoji_style/*'.")
 
 
-def _check_train(config: Config) -> None:
+def _check_train(config: Config, command: str) -> None:
     _check_name(config["name"])
     _check_recipe(config)
-    files_named.check_output(run_folder(config))
+    if command == "train":
+        files_named.check_output(run_folder(config), TINY_BASE if config["task"] == "tiny_base" else RUN)
     if config["task"] == "tiny_base":
         return
     _check_devices(config["strategy"])
@@ -199,7 +211,7 @@ def _flat(block: Config, prefix: str = "") -> Iterable[tuple[str, Any]]:
 
 
 def _check_name(name: str) -> None:
-    if not NAME.fullmatch(name):
+    if not NAME.fullmatch(name) or file_name_fault(name):
         raise UserError(
             f"name={name!r} cannot name a folder. Use up to 100 letters, digits, '_', '-', '+' and '.', beginning with "
             "a letter or digit; where runs land is output_root's or output_dir's business."

@@ -5,18 +5,19 @@ from pathlib import Path
 from typing import Any
 
 from mapolab.errors import UserError
+from mapolab.output import Kind, OutputFolder
 from mapolab.paths import resolve
 
 
-def check_output(folder: Path) -> None:
-    """The run's folder can be made, or written to where it exists."""
+def check_output(folder: Path, kind: Kind) -> None:
+    """What the command makes can be kept there: nothing else lies there, and it can be made or written to."""
+    named = f"{kind.holds[:1].upper()}{kind.holds[1:]} cannot be kept in {folder}"
     existing = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
     if not existing.is_dir():
-        raise UserError(f"The run cannot be kept in {folder}: {existing} is a file. Change output_root or output_dir.")
+        raise UserError(f"{named}: {existing} is a file. Change {kind.option}.")
+    OutputFolder(folder, kind).check()
     if not os.access(existing, os.W_OK | os.X_OK):
-        raise UserError(
-            f"The run cannot be kept in {folder}: {existing} is not writable. Change output_root or output_dir."
-        )
+        raise UserError(f"{named}: {existing} is not writable. Change {kind.option}.")
 
 
 def check_model(model: dict[str, Any]) -> None:

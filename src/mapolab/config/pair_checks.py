@@ -5,6 +5,7 @@ from typing import Any
 
 from mapolab.config import files_named
 from mapolab.errors import UserError
+from mapolab.output import PAIRS, ROUNDS
 from mapolab.paths import resolve
 
 Config = dict[str, Any]
@@ -44,7 +45,7 @@ def check_make_pairs(config: Config) -> None:
         raise UserError(f"recipe={recipe} draws nothing, so images_per_prompt has no meaning. Leave it out.")
     _check_devices(config["devices"])
     check_ranking(config)
-    files_named.check_output(Path(config["output_dir"]))
+    files_named.check_output(Path(config["output_dir"]), PAIRS)
     files_named.check_prompts(config["prompts"], "prompts")
     files_named.check_prompts(config["held_out"], "held_out")
     _check_recipe(config)
@@ -87,6 +88,8 @@ def check_iterate(config: Config) -> None:
         raise UserError("Each round makes its own pairs. Leave data.path as it is, or use `mapolab train`.")
     if config["data"]["validation_split"] and not config["data"]["validation_path"]:
         raise UserError("The pairs of a round have no splits. Name held-out pairs by data.validation_path.")
+    if config["output_dir"]:
+        files_named.check_output(Path(config["output_dir"]), ROUNDS)
     _check_devices(config["devices"])
     _check_several(config["images_per_prompt"])
     check_ranking(config)

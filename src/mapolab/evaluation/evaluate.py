@@ -20,9 +20,10 @@ from mapolab.evaluation.prompt_lengths import cut_by_models, cut_by_scorers, tel
 from mapolab.evaluation.prompt_table import PromptRow
 from mapolab.evaluation.scorers.registry import build_scorers
 from mapolab.evaluation.scorers.scorer import Scorer
-from mapolab.evaluation.scores_table import read_scores
-from mapolab.evaluation.scoring import score_pictures, write_table
+from mapolab.evaluation.scores_table import FILE, read_scores
+from mapolab.evaluation.scoring import IMAGES, score_pictures, table_of
 from mapolab.evaluation.store import Store
+from mapolab.output import LOCK, MODEL, Lock, OutputFolder, check_inside
 
 
 def evaluate(config: dict[str, Any]) -> list[Path]:
@@ -47,7 +48,12 @@ def evaluate(config: dict[str, Any]) -> list[Path]:
     settings = settings_of(options, prompts, everyone, on_gpu=processes.device != "cpu")
     cut = cut_by_models(everyone, prompts, settings) | cut_by_scorers(scorers, prompts)
     store = Store(Path(config.get("store") or output_root / ".store"))
+    for model in everyone:
+        if model.run is None:
+            OutputFolder(model.folder, MODEL).check()
+        check_inside(model.folder, model.folder / "evaluation")
     if processes.rank == 0:
+        store.sweep()
         tell_cut(cut, len(prompts))
     work = Evaluation(settings, options, rows, scorers, store, processes, cut)
     folders = {model.folder: work.run(model) for model in everyone}
@@ -117,14 +123,28 @@ class Evaluation:
     def _write(self, model: EvaluatedModel, folder: Path, keys: list[str]) -> None:
         if model.run is None:  # again, since the model may have another name now
             files.write_json(model.folder / "manifest.json", _manifest_of(model))
+        check_inside(model.folder, folder / IMAGES)
+        files.make_folder(folder / IMAGES)
+        lock = Lock(folder / LOCK)
+        lock.acquire(wait=True)  # for others that add their scorers
+        try:
+            for one in (folder, folder / IMAGES):
+                files.sweep(one)
+            self._write_alone(model, folder, keys)
+        finally:
+            lock.release()
+
+    def _write_alone(self, model: EvaluatedModel, folder: Path, keys: list[str]) -> None:
         scorers = {scorer.name: scorer.about() for scorer in self.scorers}
         if (folder / "settings.json").is_file():  # an earlier evaluation by other scorers stays in the table
             earlier = files.read_json(folder / "settings.json")["scorers"]
             fit = [scorer for scorer in earlier if all(scorer["fingerprint"] in self.store.scores(key) for key in keys)]
             scorers = {scorer["name"]: scorer for scorer in fit} | scorers
         about = {"scorers": list(scorers.values()), "cut_prompts": self.cut, "model": model.fingerprint}
-        write_table(folder, self.rows, self.drawings, keys, list(scorers.values()), self.store)
-        files.write_json(folder / "settings.json", self.settings | self.named | about)
+        table = table_of(folder, self.rows, self.drawings, keys, list(scorers.values()), self.store)
+        settings = files.json_text(self.settings | self.named | about)
+        # The table makes the evaluation: where it is, the settings beside it are those of its columns.
+        files.write_together(folder, {"settings.json": settings, FILE: table})
 
 
 def _manifest_of(model: EvaluatedModel) -> dict[str, Any]:

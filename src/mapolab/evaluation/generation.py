@@ -16,7 +16,8 @@ from diffusers import StableDiffusionXLPipeline, UNet2DConditionModel
 from mapolab.diffusion.samplers import sampling_timesteps
 from mapolab.errors import RunError
 from mapolab.evaluation.models import EvaluatedModel, is_lora
-from mapolab.evaluation.store import DRAWING, Store, content_key
+from mapolab.evaluation.store import DRAWING, Store
+from mapolab.files import content_key
 from mapolab.models.learned_token import put_token
 from mapolab.models.lora import put_adapters
 from mapolab.models.lora_files import read_lora, token_beside

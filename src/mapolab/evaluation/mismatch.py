@@ -32,6 +32,7 @@ from mapolab.evaluation.processes import start_processes
 from mapolab.evaluation.prompt_lengths import cut_by_models, tell_cut
 from mapolab.evaluation.statistics import MINIMUM, MethodScores, PairedStatistics
 from mapolab.evaluation.store import Store
+from mapolab.output import MODEL, OutputFolder, check_inside
 from mapolab.streams import Stream, generator
 
 
@@ -44,6 +45,9 @@ def mismatch(config: dict[str, Any]) -> Path:
     output_root = Path(config["output_root"])
     model = _run_of(config) if config["run"] else base_of(config, output_root)
     model.check()
+    if model.run is None:
+        OutputFolder(model.folder, MODEL).check()
+    check_inside(model.folder, model.folder / "mismatch")
     source_config = model.run or config
     data = source_config["data"]
     options = USUAL | source_config["evaluation"] | {"height": data["resolution"], "width": data["resolution"]}

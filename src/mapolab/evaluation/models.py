@@ -15,7 +15,7 @@ from mapolab import files
 from mapolab.config.suggest import did_you_mean
 from mapolab.errors import UserError
 from mapolab.evaluation.model_names import BASE, check_apart, folder_name, given_name, name_of
-from mapolab.evaluation.store import content_key
+from mapolab.files import content_key
 from mapolab.hashes import file_hashes
 from mapolab.models.hub import fetch, is_hub_name
 from mapolab.models.learned_token import TOKEN_FILE, learned_token

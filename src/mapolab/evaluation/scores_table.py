@@ -40,14 +40,19 @@ class Picture(TypedDict):
     cluster: str
 
 
-def write_scores(folder: Path, pictures: Sequence[Picture], scores: Mapping[str, Sequence[float]]) -> None:
-    """Write scores.csv. scores: scorer -> (pictures,), in 9 digits; every text is read again as it is."""
+def scores_text(pictures: Sequence[Picture], scores: Mapping[str, Sequence[float]]) -> str:
+    """What is in scores.csv. scores: scorer -> (pictures,), in 9 digits; every text is read again as it is."""
     own = [*REQUIRED, *(name for name in OPTIONAL if any(picture[name] for picture in pictures))]
     lines = [[*own, *scores]]
     for number, picture in enumerate(pictures):
         values = [f"{column[number]:.9g}" for column in scores.values()]
         lines.append([*(picture[name] for name in own), *values])
-    files.write_csv(folder / FILE, lines)
+    return files.csv_text(lines)
+
+
+def write_scores(folder: Path, pictures: Sequence[Picture], scores: Mapping[str, Sequence[float]]) -> None:
+    """Write scores.csv with `scores_text`."""
+    files.write_text(folder / FILE, scores_text(pictures, scores))
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,10 @@ from PIL import Image
 from mapolab.errors import RunError
 from mapolab.evaluation.prompt_table import PromptRow
 from mapolab.evaluation.scorers.scorer import Scorer
-from mapolab.evaluation.scores_table import Picture, write_scores
+from mapolab.evaluation.scores_table import Picture, scores_text
 from mapolab.evaluation.store import Store, link
+
+IMAGES = "images"  # of an evaluation's folder
 
 
 class Pictures(Protocol):
@@ -72,27 +74,27 @@ def score_pictures(
     return computed
 
 
-def write_table(
+def table_of(
     folder: Path,
     rows: Sequence[PromptRow],
     drawings: list[tuple[str, int, int]],
     keys: list[str],
     scorers: list[dict[str, Any]],
     store: Store,
-) -> None:
-    """scores.csv, and the pictures in images/.
+) -> str:
+    """The text of scores.csv, with its pictures put into images/.
 
     drawings: (prompt, seed, position in `rows`) of each. scorers: what `Scorer.about` says of each; their values are in
     the store.
     """
     pictures = []
     for number, ((prompt, seed, position), key) in enumerate(zip(drawings, keys, strict=True)):
-        image = f"images/{number:05d}.png"
+        image = f"{IMAGES}/{number:05d}.png"
         link(store.picture(key), folder / image)
         row = rows[position]
         about = {"category": row.category, "cluster": row.cluster}
         pictures.append(Picture(index=position, prompt=prompt, seed=seed, image=image, **about))
     kept = [store.scores(key) for key in keys]
-    write_scores(
-        folder, pictures, {scorer["name"]: [scores[scorer["fingerprint"]] for scores in kept] for scorer in scorers}
+    return scores_text(
+        pictures, {scorer["name"]: [scores[scorer["fingerprint"]] for scores in kept] for scorer in scorers}
     )

@@ -114,13 +114,13 @@ class Store:
         except FileNotFoundError:
             return {}
 
+    def sweep(self) -> None:
+        """Remove what killed processes left of unfinished files."""
+        for folder in self.folder.glob("[0-9a-f][0-9a-f]"):
+            files.sweep(folder)
+
     def _scores_file(self, key: str) -> Path:
         return self.picture(key).with_suffix(".json")
-
-
-def content_key(value: Any) -> str:
-    """40 hex characters that name a JSON-able value."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:40]
 
 
 def _digest(data: bytes) -> str:
@@ -132,8 +132,7 @@ def link(source: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     if target.exists() and os.path.samefile(source, target):
         return
-    temporary = target.with_name(f".{target.name}.{os.getpid()}")
-    temporary.unlink(missing_ok=True)
+    temporary = files.unfinished(target)
     try:
         os.link(source, temporary)
     except OSError:

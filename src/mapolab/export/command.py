@@ -1,5 +1,7 @@
 """`mapolab export`: a finished run's model in the wanted formats, with a model card; uploaded if asked to."""
 
+import glob
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,24 +14,32 @@ from mapolab.errors import UserError
 from mapolab.evaluation.generation import add_token, load_pipeline
 from mapolab.evaluation.models import EvaluatedModel, is_lora, model_of_run
 from mapolab.export.card import model_card, token_use
+from mapolab.export.folder import ExportFolder
 from mapolab.export.formats import write_kohya, write_lora, write_pipeline, write_single_file, write_token, write_unet
 from mapolab.files import read_json, write_json, write_text
 from mapolab.models.learned_token import TOKEN_FILE
 from mapolab.models.lora import kohya_fault
-from mapolab.models.lora_files import read_lora
+from mapolab.models.lora_files import LORA_FILE, read_lora
 from mapolab.models.lora_reader import Lora
 from mapolab.models.parts import MODELS
 from mapolab.models.precision import DTYPES
 from mapolab.models.weights import is_finite
-from mapolab.training.folders import FolderWriter
 
 NEEDS_LORA = ("lora", "kohya")
+LONGEST_NAME = 255 - len(".kohya.safetensors")  # bytes
 
 
 def export(config: dict[str, Any]) -> Path:
-    """Write the folder `to`. Raises UserError where the run has not what a format needs, or the upload is refused."""
+    """Write the folder `to`, unless it is there; the same call after a kill begins anew, without what that one left.
+
+    Raises UserError where the run has not what a format needs, for a folder that holds something else, and where the
+    upload is refused.
+    """
     run, target = Path(config["run"]), Path(config["to"])
+    folder = ExportFolder(target)
+    folder.output.check()
     model = model_of_run(run)
+    _check_links(run, model.weights)
     model.check()
     run_config, sdxl = model.run, model.sdxl
     lora = read_lora(model.weights, sdxl.empty_models(), sdxl.pretrained) if is_lora(model.weights) else None
@@ -37,20 +47,48 @@ def export(config: dict[str, Any]) -> Path:
     _check_unet(formats, run_config["model"].get("lora"), run)
     if "single_file" in formats:
         _check_widths(model)
-    if target.exists() and any(target.iterdir()):
-        raise UserError(f"{target} exists and is not empty. Remove it, or give another folder as to=...")
-    with FolderWriter(target) as folder:
-        _write(folder, formats, model, lora, DTYPES[config["dtype"]], config["name"] or target.name)
-        manifest = read_json(run / "manifest.json")
-        write_json(folder / "run_manifest.json", manifest)
-        write_text(folder / "run_config.yaml", yaml.safe_dump(run_config, sort_keys=False, allow_unicode=True))
-        card = model_card(run, run_config, manifest, formats, config["license"], config["dtype"])
-        write_text(folder / "README.md", card)
-    told = [f"Exported {', '.join(formats)} to {target}", *left_out, *token_use(run_config, formats)]
-    print("\n".join(told), flush=True)
+    name = config["name"] or folder.real.name
+    _check_name(name)
+    manifest = read_json(run / "manifest.json")
+    how = {"formats": formats, "dtype": config["dtype"], "name": name, "license": config["license"]}
+    settings = {"model": model.fingerprint, "run": manifest.get("identity"), **how}
+    with folder.locked():
+        if folder.is_finished(settings):
+            print(f"The export in {target} is finished.", flush=True)
+        else:
+            with folder.written(settings) as written:
+                _write(written, formats, model, lora, DTYPES[config["dtype"]], name)
+                write_json(written / "run_manifest.json", manifest)
+                write_text(written / "run_config.yaml", yaml.safe_dump(run_config, sort_keys=False, allow_unicode=True))
+                card = model_card(run, run_config, manifest, formats, config["license"], config["dtype"])
+                write_text(written / "README.md", card)
+            told = [f"Exported {', '.join(formats)} to {target}", *left_out, *token_use(run_config, formats)]
+            print("\n".join(told), flush=True)
     if config["push"]:
-        _push(config["push"], target, config["private"])
+        _push(config["push"], target, folder.files(), config["private"])
     return target
+
+
+def _check_links(run: Path, weights: Path) -> None:
+    """Raise UserError for weights that lie elsewhere by a symbolic link: they would be exported as the run's own. The
+    hub's cache keeps the files of a snapshot as links to its own folder `blobs`."""
+    real = run.resolve()
+    homes = [real, real.parent.parent / "blobs"] if real.parent.name == "snapshots" else [real]
+    for path in (weights, *weights.rglob("*")):
+        if not any(path.resolve().is_relative_to(home) for home in homes):
+            raise UserError(
+                f"{path} is a symbolic link out of {run}, to {path.resolve()}, which is no part of that run. Put the "
+                "run's own weights there."
+            )
+
+
+def _check_name(name: str) -> None:
+    """Raise UserError for a name whose file would be another one of the export, also on a disk that knows no case."""
+    files = {f"{name}.safetensors".casefold(), f"{name}.kohya.safetensors".casefold()}
+    if files & {LORA_FILE.casefold(), TOKEN_FILE.casefold()}:
+        raise UserError(f"The file {name}.safetensors has another meaning in an export. Give another name=...")
+    if len(os.fsencode(name)) > LONGEST_NAME:
+        raise UserError(f"{name[:40]}... is too long to name the files after. Give a shorter name=...")
 
 
 def _formats(wanted: Any, lora: Lora | None, run: Path) -> tuple[list[str], list[str]]:
@@ -126,11 +164,17 @@ def _write(
         write_unet(folder, pipeline)
 
 
-def _push(repository: str, folder: Path, private: bool) -> None:
+def _push(repository: str, folder: Path, files: list[str], private: bool) -> None:
+    """Upload these files of the folder, and nothing that somebody put beside them."""
     api = HfApi()
     try:
         api.create_repo(repository, private=private, exist_ok=True)
-        api.upload_folder(repo_id=repository, folder_path=folder, commit_message="Export from mapolab")
+        api.upload_folder(
+            repo_id=repository,
+            folder_path=folder,
+            allow_patterns=[glob.escape(name) for name in files],
+            commit_message="Export from mapolab",
+        )
     except (HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OSError) as error:
         raise UserError(
             f"The upload to {repository} failed ({type(error).__name__}: {' '.join(str(error).split())[:300]}). The "

@@ -13,6 +13,7 @@ from mapolab.errors import UserError
 from mapolab.iterations.process import PhaseProcess
 from mapolab.iterations.rounds import Round, iteration_folder, iteration_identity
 from mapolab.iterations.summary import print_summary, rows_of, write_summary
+from mapolab.output import ROUNDS
 from mapolab.pairs.folder import ResultFolder
 from mapolab.runs import RunFolder, check_earlier
 
@@ -24,11 +25,13 @@ def iterate(config: dict[str, Any]) -> Path:
     Interrupted after a signal; the same call continues.
     """
     _check_alone()
-    folder = ResultFolder(iteration_folder(config), "rounds")
+    folder = ResultFolder(iteration_folder(config), ROUNDS)
     settings = iteration_identity(config)
     rounds = [Round(config, folder.path, number) for number in range(1, config["rounds"] + 1)]
-    with RunFolder(folder.path).locked():
+    with folder.locked():
         folder.check(settings)
+        for one in rounds:
+            one.check_places()
         _check_earlier(config, folder)
         if folder.is_finished() and folder.manifest()["rounds"] >= len(rounds):
             print(f"The {folder.manifest()['rounds']} rounds in {folder.path} are finished.", flush=True)
@@ -40,7 +43,7 @@ def iterate(config: dict[str, Any]) -> Path:
         folder.claim(settings)
         process = PhaseProcess()
         for one in rounds:
-            _do(one, process)
+            _do(one, process, folder)
             write_summary(folder.path, rows_of(rounds[: one.number]))
         folder.finish(rounds=len(rounds), files=["iterations.csv", "summary.json"])
     print_summary(rows_of(rounds))
@@ -48,17 +51,17 @@ def iterate(config: dict[str, Any]) -> Path:
     return folder.path
 
 
-def _do(one: Round, process: PhaseProcess) -> None:
+def _do(one: Round, process: PhaseProcess, folder: ResultFolder) -> None:
     for phase in one.phases():
         if not one.is_done(phase):
-            one.sweep()
+            folder.output.lock.check()
             print(f"Round {one.number}: {phase}", flush=True)
             process.run(phase, one.phase_config(phase), one.path, one.number)
 
 
 def _check_earlier(config: dict[str, Any], folder: ResultFolder) -> None:
     """Raise UserError where the same command began rounds under an earlier version, which had other defaults."""
-    earlier = ResultFolder(iteration_folder(as_earlier(config)), folder.holds)
+    earlier = ResultFolder(iteration_folder(as_earlier(config)), ROUNDS)
     if not folder.manifest() and earlier.path != folder.path:
         check_earlier(earlier.path, RunFolder(earlier.path / "round-1" / "run").config(), earlier.is_finished())
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mapolab.config.environment import rank_from_environment
-from mapolab.errors import Interrupted, RunError, UserError
+from mapolab.errors import Interrupted, RunError, UserError, disk_fault
 from mapolab.files import read_json, write_json
 from mapolab.import_noise import silence_imports
 from mapolab.job_record import note_end
@@ -70,11 +70,21 @@ def main(arguments: list[str]) -> int:
     try:
         WORK[phase](read_json(file))
     except (UserError, RunError, Interrupted) as error:
-        note_end(error.exit_code, str(error))
-        return error.exit_code
+        return _end(error)
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
+    except Exception as error:
+        if (fault := disk_fault(error)) is None:
+            raise
+        return _end(fault)
     return 0
+
+
+def _end(error: UserError | RunError | Interrupted) -> int:
+    """Note it for the command, which tells it; on a full disk tell it here."""
+    if not note_end(error.exit_code, str(error)):
+        print(f"mapolab: {error}", file=sys.stderr, flush=True)
+    return error.exit_code
 
 
 def _end_with_parent() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import shutil
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -11,11 +10,14 @@ from typing import Any
 from mapolab.config.identity import identity
 from mapolab.config.pair_schema import Ranking
 from mapolab.config.schema import Train
+from mapolab.errors import UserError
 from mapolab.evaluation.store import DRAWING
+from mapolab.export.folder import MANIFEST, ExportFolder
 from mapolab.files import short_hash
+from mapolab.output import PAIRS, check_inside
 from mapolab.pairs.folder import ResultFolder
 from mapolab.pairs.ranking import label_scale
-from mapolab.runs import RunFolder
+from mapolab.runs import RunFolder, differences
 
 Config = dict[str, Any]
 
@@ -57,18 +59,52 @@ class Round:
         return PHASES if self.evaluated else PHASES[:-1]
 
     def is_done(self, phase: str) -> bool:
-        """Whether a phase has left all that it leaves."""
+        """Whether a phase has left all that it leaves. Raises UserError for what another iteration left."""
         if phase == "draw":
-            return ResultFolder(self.path / "pairs", "pairs").is_finished()
+            pairs = ResultFolder(self.path / "pairs", PAIRS)
+            self._check_ours(pairs.path, pairs.manifest().get("made_for"), self.token)
+            return pairs.is_finished()
         if phase == "train":
+            self._check_run()
             # Its weights may go once the model is exported.
             return RunFolder(self.path / "run").finished or self.is_done("export")
-        return (self.model / "model_index.json" if phase == "export" else self.path / "evaluation.json").is_file()
+        if phase == "export":
+            return self._is_exported()
+        return (self.path / "evaluation.json").is_file()
 
-    def sweep(self) -> None:
-        """Remove what a killed export left of an unfinished model, gigabytes for SDXL."""
-        for folder in self.path.glob(f".{self.model.name}.*.tmp"):
-            shutil.rmtree(folder, ignore_errors=True)
+    def _is_exported(self) -> bool:
+        if (self.model / MANIFEST).is_file():
+            model = ExportFolder(self.model)
+            run = RunFolder(self.path / "run").identity
+            self._check_ours(self.model, model.manifest()["settings"].get("run"), run)
+            return model.is_whole()
+        return (self.model / "model_index.json").is_file()  # as earlier versions left it
+
+    def _check_run(self) -> None:
+        saved = RunFolder(self.path / "run").config()
+        if saved and (changed := differences(*(_placeless(identity(one)) for one in (saved, self._train())))):
+            raise UserError(
+                f"{self.path / 'run'} was trained in another way than this iteration trains ({'; '.join(changed)}). "
+                "Move it away; then the same command trains the round's own."
+            )
+
+    def _check_ours(self, folder: Path, found: str | None, ours: str | None) -> None:
+        """Earlier versions noted nothing."""
+        if None not in (found, ours) and found != ours:
+            raise UserError(
+                f"{folder} was not made by this round of this iteration, but was put there from another one. Move it "
+                "away; then the same command makes the round's own."
+            )
+
+    @property
+    def token(self) -> str:
+        """What the round's pairs carry, so that they are told from those of other iterations and rounds."""
+        return f"{short_hash(iteration_identity(self.config))}/{self.number}"
+
+    def check_places(self) -> None:
+        """Raise UserError where the round would be written elsewhere, by a symbolic link."""
+        for name in ("pairs", "run", self.model.name, "phases"):
+            check_inside(self.folder, self.path / name)
 
     def phase_config(self, phase: str) -> Config:
         """What the phase's process reads."""
@@ -100,7 +136,7 @@ class Round:
         held_out = {f"held_out{key}": judged.get(name) for key, name in HELD_OUT.items()}
         placed = {"recipe": "ranked", "output_dir": str(self.path / "pairs"), "seed": self.seed, "models": None}
         shared = {"output_root": config["output_root"], "store": None, "devices": config["devices"]}
-        pairs = ranking | drawing | held_out | {"drop_held_out": False} | placed | shared
+        pairs = ranking | drawing | held_out | {"drop_held_out": False, "made_for": self.token} | placed | shared
         return {"pairs": pairs, "run": self._train(), "evaluation": evaluation if self.evaluated else None}
 
     def _export(self) -> Config:
@@ -111,6 +147,12 @@ class Round:
         """The round's run; in the first round also what it started from, as every later one did from the one before."""
         given = {"models": [str(self.path / "run")], "base": self.number == 1, "devices": self.config["devices"]}
         return {"evaluation": given | {"output_root": self.config["output_root"]}, "to": str(self.path)}
+
+
+def _placeless(run: Config) -> Config:
+    """Without the two paths of a round, which depend on where its iteration lies."""
+    places = {"data": ("path",), "model": ("pretrained",)}
+    return run | {block: {k: v for k, v in run[block].items() if k not in keys} for block, keys in places.items()}
 
 
 HELD_OUT = {"": "prompts", "_split": "split", "_revision": "revision"}

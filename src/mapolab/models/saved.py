@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mapolab.errors import UserError
-from mapolab.files import open_to_others, write_json
+from mapolab.files import errors_of, open_to_others, write_json
 from mapolab.models.learned_token import TOKEN_FILE, file_key
 from mapolab.models.lora import to_file_name
 from mapolab.models.lora_files import LORA_FILE
@@ -61,10 +61,11 @@ def read_weights(folder: Path, about: dict[str, Any]) -> dict[str, Tensor]:
 def save_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
     """Write a safetensors file and flush it to the disk. Not atomic by itself."""
     content = {name: _alone(tensor.detach().contiguous().cpu()) for name, tensor in tensors.items()}
-    save_file(content, path, metadata or {"format": "pt"})
-    open_to_others(path)
-    with open(path, "rb") as file:
-        os.fsync(file.fileno())
+    with errors_of(path):
+        save_file(content, path, metadata or {"format": "pt"})
+        open_to_others(path)
+        with open(path, "rb") as file:
+            os.fsync(file.fileno())
 
 
 def _alone(tensor: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from mapolab.evaluation.processes import Processes, start_processes
 from mapolab.evaluation.prompt_lengths import cut_by_models, cut_by_scorers, tell_cut
 from mapolab.evaluation.scorers.registry import build_scorers
 from mapolab.evaluation.scorers.scorer import Scorer
+from mapolab.output import PAIRS
 from mapolab.pairs.drawing import draw_sheets, store_of
 from mapolab.pairs.filters import KEYS, Filters
 from mapolab.pairs.folder import ResultFolder
@@ -27,7 +28,6 @@ from mapolab.pairs.recipes.targets import targets
 from mapolab.pairs.recipes.votes import votes
 from mapolab.pairs.scoring import score_material
 from mapolab.pairs.writing import TABLE, part_names, write_parts, write_table
-from mapolab.runs import RunFolder
 
 DRAWN: dict[str, Callable[..., Material]] = {
     "prefixes": drawn.prefixes,
@@ -49,14 +49,14 @@ def make_pairs(config: dict[str, Any], models: Sequence[EvaluatedModel] | None =
     finite.
     """
     config = config | {"label_scale": label_scale(config["labels"], config["label_scale"], config["ranked_by"])}
-    folder = ResultFolder(Path(config["output_dir"]), "pairs")
+    folder = ResultFolder(Path(config["output_dir"]), PAIRS)
     folder.manifest()  # says what is wrong with the folder
     held_out = HeldOut.from_config(config, Path(config["output_root"]) / ".cache")
     recipe = config["recipe"]
     material = DRAWN[recipe](config, held_out, models) if recipe in DRAWN else GIVEN[recipe](config, held_out)
     processes = start_processes(config["devices"])
     # One process keeps others out for all of its kind.
-    with RunFolder(folder.path).locked() if processes.rank == 0 else nullcontext():
+    with folder.locked() if processes.rank == 0 else nullcontext():
         _make(config, folder, material, held_out, processes)
         processes.barrier()
     return folder.path
@@ -82,6 +82,8 @@ def _make(
         return _say(processes, f"The pairs in {folder.path} are finished.")
     cut = _tell_cut(material, scorers) if processes.rank == 0 else {}
     store, group = store_of(config), config["batch_size"] or material.batch_size
+    if processes.rank == 0:
+        store.sweep()
     new = draw_sheets(material.sheets, store, group, processes)
     processes.barrier()  # a process scores what others have drawn, too
     scored = score_material(scorers, material, store, group, processes)
@@ -95,7 +97,8 @@ def _make(
     if ties == len(pairs):
         raise UserError(_only_ties(ties, [scorer.name for scorer in scorers[: len(ranked_by)]]))
     if processes.rank == 0:
-        folder.claim(settings)
+        # Of a round of `mapolab iterate`: which one.
+        folder.claim(settings, **({"made_for": config["made_for"]} if config.get("made_for") else {}))
     processes.barrier()
     write_parts(folder.path, pairs, material.read, config["seed"], (processes.rank, processes.count))
     processes.barrier()

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mapolab.evaluation.models import EvaluatedModel
-from mapolab.evaluation.store import content_key
+from mapolab.files import content_key
 
 
 @dataclass(frozen=True, slots=True)

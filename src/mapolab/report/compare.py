@@ -7,7 +7,8 @@ from typing import Any
 
 from rich.console import Console
 
-from mapolab.files import write_json, write_text
+from mapolab.files import sweep, write_json, write_together
+from mapolab.output import COMPARISON, OutputFolder
 from mapolab.report.collect import collect, common_parent
 from mapolab.report.csvs import pairs_csv, scores_csv, summary_csv
 from mapolab.report.latex import summary_latex
@@ -34,13 +35,23 @@ def compare(config: dict[str, Any]) -> Path:
     others = other_mismatches(beside, comparison, mismatch.features if mismatch else "none") if beside else []
     folder = Path(config["output_dir"]) if config["output_dir"] else common_parent(methods) / "comparison"
     page = folder / "report" / "index.html"
-    write_text(folder / "summary.csv", summary_csv(comparison))
-    write_text(folder / "pairs.csv", pairs_csv(comparison))
-    write_text(folder / "scores_long.csv", scores_csv(comparison))
-    write_text(folder / "summary.md", summary_markdown(comparison))
-    write_text(folder / "summary.tex", summary_latex(comparison))
-    write_json(folder / "summary.json", {"mismatch": mismatch.about() if mismatch else None})
-    write_text(page, render_page(comparison, [*([mismatch] if mismatch else []), *others]))
+    output = OutputFolder(folder, COMPARISON)
+    with output.locked():
+        for place in (folder, page.parent):
+            sweep(place)
+        # First of all it says what the folder is, so that a killed command finds it again.
+        write_json(folder / "summary.json", {"mismatch": None})
+        texts = {
+            "summary.csv": summary_csv(comparison),
+            "pairs.csv": pairs_csv(comparison),
+            "scores_long.csv": scores_csv(comparison),
+            "summary.md": summary_markdown(comparison),
+            "summary.tex": summary_latex(comparison),
+            "report/index.html": render_page(comparison, [*([mismatch] if mismatch else []), *others]),
+        }
+        output.lock.check()
+        write_together(folder, texts)
+        write_json(folder / "summary.json", {"mismatch": mismatch.about() if mismatch else None})
     console = Console()
     for table in rich_tables(comparison):
         console.print(table)

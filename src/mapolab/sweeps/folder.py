@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mapolab.errors import UserError
-from mapolab.files import csv_text, short_hash, write_text
+from mapolab.files import csv_text, short_hash, sweep, write_text
 from mapolab.job_record import note_job, read_record
+from mapolab.output import SWEEP, OutputFolder
 from mapolab.texts import no_formula
 
 # What a sweep leaves in its folder from its first moment on.
@@ -59,17 +59,7 @@ class SweepFolder:
 
     def check(self) -> None:
         """Raise UserError unless the folder can be this sweep's: a new or empty one, or one of a sweep."""
-        try:
-            found = [entry for entry in self.path.iterdir() if entry.suffix != ".tmp"] if self.path.exists() else []
-        except (OSError, ValueError) as error:
-            raise UserError(f"The sweep cannot be kept in {self.path}: {error}. Change hydra.sweep.dir.") from None
-        if found and not any((self.path / name).exists() for name in MARKS):
-            raise UserError(
-                f"The sweep cannot be kept in {self.path}: the folder holds other things than a sweep. Name a new "
-                "folder by hydra.sweep.dir, or leave it out."
-            )
-        if link := next((entry for entry in found if entry.name in WRITTEN and entry.is_symlink()), None):
-            raise UserError(f"{link} is a link, through which the sweep would write elsewhere. Remove it.")
+        OutputFolder(self.path, SWEEP).check()
 
     def record_file(self, number: int) -> Path:
         return self.path / "jobs" / f"{number}.json"
@@ -78,8 +68,12 @@ class SweepFolder:
         return self.path / "logs" / f"{number}.log"
 
     def add(self, jobs: Sequence[Job]) -> None:
-        """Record jobs; what is known of them from an earlier start stays."""
+        """Record jobs; what is known of them from an earlier start stays. Raises UserError for a folder that holds
+        something else."""
+        self.check()
         (self.path / "logs").mkdir(parents=True, exist_ok=True)
+        for folder in (self.path, self.path / "jobs"):
+            sweep(folder)
         for job in jobs:
             known = {"number": job.number, "arguments": job.arguments, "run": str(job.run)}
             note_job(self.record_file(job.number), **known)

@@ -50,6 +50,18 @@ class Processes:
 
     def _run(self, waiting: deque[Job], say: Callable[[str], None]) -> dict[int, int]:
         running: dict[int, tuple[Job, subprocess.Popen[bytes]]] = {}
+        try:
+            return self._watch(waiting, running, say)
+        except BaseException:  # as of a full disk: nobody would watch those that run
+            for _, process in running.values():
+                process.terminate()
+            for _, process in running.values():
+                process.wait()
+            raise
+
+    def _watch(
+        self, waiting: deque[Job], running: dict[int, tuple[Job, subprocess.Popen[bytes]]], say: Callable[[str], None]
+    ) -> dict[int, int]:
         codes: dict[int, int] = {}
         passed_on = None
         while running or (waiting and self.signal is None):

@@ -16,6 +16,7 @@ from omegaconf import OmegaConf
 
 from mapolab.errors import RunError, UserError
 from mapolab.files import write_text
+from mapolab.output import SWEEP, OutputFolder
 from mapolab.sweeps.outcome import check_metric, metric
 from mapolab.sweeps.space import Dimension, grid, read_space
 
@@ -30,6 +31,7 @@ def search(plugin: Any, arguments: Sequence[str]) -> None:
     settings = plugin.settings
     _check(settings)
     folder = Path(plugin.config.hydra.sweep.dir)
+    OutputFolder(folder, SWEEP).check()
     folder.mkdir(parents=True, exist_ok=True)
     OmegaConf.save(plugin.config, folder / "multirun.yaml")
     parser = OverridesParser.create(config_loader=plugin.context.config_loader)

@@ -10,7 +10,7 @@ from typing import Any
 
 from mapolab.config.identity import samples_per_step
 from mapolab.errors import UserError
-from mapolab.runs import RunFolder
+from mapolab.runs import RunFolder, number_of
 from mapolab.sweeps.folder import Job
 
 RECENT = 20  # rows of metrics.csv that the figures are taken from
@@ -101,14 +101,14 @@ def _note(state: str, manifest: dict[str, Any], record: dict[str, Any], requeues
 
 
 def _saved(run: Path) -> tuple[int, float] | None:
-    checkpoints = sorted(run.glob("checkpoints/step-*"))
+    checkpoints = RunFolder(run).checkpoints()
     if not checkpoints:
         return None
     try:
         age = time.time() - checkpoints[-1].stat().st_mtime
     except FileNotFoundError:  # replaced by a newer one just now
         return None
-    return int(checkpoints[-1].name.removeprefix("step-")), age
+    return number_of(checkpoints[-1]), age
 
 
 def _last_rows(file: Path) -> list[dict[str, str]]:

@@ -14,12 +14,13 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from mapolab import files
 from mapolab.config.identity import run_folder
 from mapolab.errors import UserError
 from mapolab.models.pipeline_folder import PipelineFolder
+from mapolab.output import TINY_BASE, OutputFolder
 from mapolab.tiny.autoencoder import (
     build_autoencoder,
     other_concepts,
@@ -35,6 +36,7 @@ from mapolab.tiny.networks import build_pipeline
 from mapolab.tiny.pairs import write_pairs, write_prompts
 from mapolab.tiny.subject import write_subject, write_subject_pairs, write_subject_prompts
 from mapolab.tiny.tasks import write_dishes, write_task_pairs, write_task_prompts
+from mapolab.training.folders import FolderWriter, sweep
 
 SAVE_EVERY = 500
 
@@ -75,6 +77,15 @@ def run(config: dict) -> Path:
     if set(given) != known:
         raise UserError(f"The block tiny_base must hold exactly these keys: {', '.join(sorted(known))}.")
     settings, seed, folder = TinyBaseConfig(**given), config["seed"], run_folder(config)
+    with OutputFolder(folder, TINY_BASE).locked():
+        sweep(folder)
+        _report(folder, {})  # it says whose the folder is
+        _make(settings, seed, folder)
+    print(f"The tiny twin lies in {folder}; its figures in {folder / 'report.json'}.")
+    return folder
+
+
+def _make(settings: TinyBaseConfig, seed: int, folder: Path) -> None:
     for stage in (_vae_stage, _base_stage, _scorer_stage):
         stage(settings, seed, folder)
     write_pairs(folder / "emoji" / "pairs", seed)
@@ -85,8 +96,6 @@ def run(config: dict) -> Path:
     write_subject(folder / "emoji" / "subject", seed)
     write_subject_prompts(folder / "emoji" / "prompts")
     write_subject_pairs(folder / "emoji" / "pairs" / "subject.parquet", folder / "tiny_twin", seed)
-    print(f"The tiny twin lies in {folder}; its figures in {folder / 'report.json'}.")
-    return folder
 
 
 def _report(folder: Path, entries: dict) -> None:
@@ -119,7 +128,8 @@ def _vae_stage(settings: TinyBaseConfig, seed: int, folder: Path) -> None:
     vae.eval()
     test = picture_batch(seed + 1, 0, 64, generator_rows())
     set_scaling_factor(vae, test)
-    vae.save_pretrained(folder / "vae")
+    with FolderWriter(folder / "vae") as written:
+        vae.save_pretrained(written)
     seconds = round(time.monotonic() - started)
     figures = {"loss": loss.item(), "psnr_unseen_concepts": psnr(vae, test), "seconds": seconds, "steps": steps}
     _report(folder, {"vae": figures})
@@ -148,7 +158,8 @@ def _base_stage(settings: TinyBaseConfig, seed: int, folder: Path) -> None:
             _save_state(trainer, state, seconds + time.monotonic() - started)
     trainer.use_average()
     # Half precision halves the package; training starts from the same rounded weights for every objective.
-    pipeline.to(torch.float16).save_pretrained(folder / "tiny_twin")
+    with FolderWriter(folder / "tiny_twin") as written:
+        pipeline.to(torch.float16).save_pretrained(written)
     mean = sum(losses[-500:]) / max(1, len(losses[-500:]))
     elapsed = round(seconds + time.monotonic() - started)
     _report(folder, {"base": asdict(training) | {"examples": settings.examples, "loss": mean, "seconds": elapsed}})
@@ -156,9 +167,7 @@ def _base_stage(settings: TinyBaseConfig, seed: int, folder: Path) -> None:
 
 
 def _save_state(trainer: BaseTrainer, path: Path, seconds: float) -> None:
-    temporary = path.with_suffix(".tmp")
-    save_file(trainer.state() | {"seconds": torch.tensor(seconds)}, temporary)
-    temporary.replace(path)
+    files.write_bytes(path, save(trainer.state() | {"seconds": torch.tensor(seconds)}))
 
 
 def _scorer_stage(settings: TinyBaseConfig, seed: int, folder: Path) -> None:

@@ -4,7 +4,7 @@
         unet/config.json, unet/diffusion_pytorch_model.safetensors     the weights, in diffusers' layout; or
         lora/pytorch_lora_weights.safetensors                           the adapters, likewise
         training_state.json, training_state.safetensors                 everything else that Lightning saves
-        manifest.json                                                   the format, and the SHA-256 of each file
+        manifest.json                                                   the format, the run, the SHA-256 of each file
 
 Lightning's own checkpoint is one pickle, staged in $TMPDIR and then moved; a kill during the move across devices
 replaced a good file by a torn one. Here a folder is written beside its place, flushed, and renamed.
@@ -24,6 +24,7 @@ from mapolab.files import read_json, write_json, write_text
 from mapolab.models.saved import folder_name, read_weights, save_tensors, write_weights
 from mapolab.training.folders import FolderWriter, discard, hashes
 from mapolab.training.inert import from_inert, to_inert
+from mapolab.training.resume import check_identity
 from mapolab.training.shards import put_together, read_pieces
 
 # 1: without this number, and never divided. 2: with it; a sharded strategy may write a file for each rank.
@@ -34,10 +35,11 @@ class FolderCheckpointIO(CheckpointIO):
     """Lightning's plugin for reading and writing checkpoints, as folders of safetensors and JSON.
 
     in_background: write in a thread while training goes on, from a copy in CPU memory; an error shows at the next
-    checkpoint or at `finish`.
+    checkpoint or at `finish`. identity: of the run, which its checkpoints carry; None: they carry none.
     """
 
-    def __init__(self, in_background: bool = False):
+    def __init__(self, in_background: bool = False, identity: str | None = None):
+        self.identity = identity
         self.thread = ThreadPoolExecutor(1) if in_background else None
         self.pending: Future[None] | None = None
 
@@ -49,10 +51,10 @@ class FolderCheckpointIO(CheckpointIO):
         state = to_inert(rest, tensors)
         parts = checkpoint["state_dict"], checkpoint["weights"], tensors, state
         if self.thread is None:
-            _write(Path(path), *parts)
+            self._write(Path(path), *parts)
             return
         weights, about, tensors, state = parts
-        self.pending = self.thread.submit(_write, Path(path), _copies(weights), about, _copies(tensors), state)
+        self.pending = self.thread.submit(self._write, Path(path), _copies(weights), about, _copies(tensors), state)
 
     def finish(self) -> None:
         """Wait for what is being written. Raises what went wrong."""
@@ -65,10 +67,11 @@ class FolderCheckpointIO(CheckpointIO):
     ) -> dict[str, Any]:
         """Read the folder `path`; tensors are on the CPU and Lightning moves them. The files hold nothing but data.
 
-        Raises UserError for a format of another version.
+        Raises UserError for a format of another version, and for a checkpoint of another run.
         """
         path = Path(path)
         check_format(path)
+        check_identity(path, self.identity)
         state = read_json(path / "training_state.json")
         rest = from_inert(state, load_file(path / "training_state.safetensors"))
         if pieces := read_pieces(path):
@@ -82,12 +85,27 @@ class FolderCheckpointIO(CheckpointIO):
     def teardown(self) -> None:
         self.finish()
 
+    def write_divided(self, folder: Path, rest: dict[str, Any], known: dict[str, str]) -> None:
+        """Rank 0's part of a checkpoint whose tensors the ranks have written; see `training.shards`."""
+        tensors: dict[str, Tensor] = {}
+        state = to_inert(rest, tensors)
+        self._write_state(folder, tensors, state, known)
 
-def write_divided(folder: Path, rest: dict[str, Any], known: dict[str, str]) -> None:
-    """Rank 0's part of a checkpoint whose tensors the ranks have written; see `training.shards`."""
-    tensors: dict[str, Tensor] = {}
-    state = to_inert(rest, tensors)
-    _write_state(folder, tensors, state, known)
+    def _write(
+        self, path: Path, weights: dict[str, Tensor], about: dict[str, Any], tensors: dict[str, Tensor], state: Any
+    ) -> None:
+        with FolderWriter(path) as folder:
+            write_weights(folder / folder_name(about), weights, about)
+            self._write_state(folder, tensors, state)
+
+    def _write_state(
+        self, folder: Path, tensors: dict[str, Tensor], state: Any, known: dict[str, str] | None = None
+    ) -> None:
+        save_tensors(tensors, folder / "training_state.safetensors")
+        # One line: an optimizer has thousands of entries.
+        write_text(folder / "training_state.json", json.dumps(state))
+        about = {"format": FORMAT, "step": state["global_step"], "run": self.identity}
+        write_json(folder / "manifest.json", about | {"files": hashes(folder, known)})
 
 
 def check_format(folder: Path) -> None:
@@ -99,22 +117,6 @@ def check_format(folder: Path) -> None:
             f"{folder} has format {found}; this version of mapolab reads up to {FORMAT}. Continue the run with the "
             "version that wrote it (manifest.json names it), or install a newer one."
         )
-
-
-def _write(
-    path: Path, weights: dict[str, Tensor], about: dict[str, Any], tensors: dict[str, Tensor], state: Any
-) -> None:
-    with FolderWriter(path) as folder:
-        write_weights(folder / folder_name(about), weights, about)
-        _write_state(folder, tensors, state)
-
-
-def _write_state(folder: Path, tensors: dict[str, Tensor], state: Any, known: dict[str, str] | None = None) -> None:
-    save_tensors(tensors, folder / "training_state.safetensors")
-    # One line: an optimizer has thousands of entries.
-    write_text(folder / "training_state.json", json.dumps(state))
-    manifest = {"format": FORMAT, "step": state["global_step"], "files": hashes(folder, known)}
-    write_json(folder / "manifest.json", manifest)
 
 
 def _copies(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

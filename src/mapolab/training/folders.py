@@ -1,6 +1,7 @@
 """Folders that are whole or absent: written beside their place, flushed, renamed."""
 
 import os
+import re
 import secrets
 import shutil
 from pathlib import Path
@@ -8,7 +9,9 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from mapolab.files import fsync_folder, make_folder, read_json, sha256
+from mapolab import files
+from mapolab.files import errors_of, fsync_folder, make_folder, read_json, sha256
+from mapolab.output import UNFINISHED_FOLDER
 
 
 class FolderWriter:
@@ -23,11 +26,13 @@ class FolderWriter:
         self.temporary.mkdir()
         return self.temporary
 
-    def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
-        if kind is not None:
-            shutil.rmtree(self.temporary, ignore_errors=True)
-            return
-        self.place(self.temporary)
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, *_: Any) -> None:
+        if kind is None:
+            return self.place(self.temporary)
+        shutil.rmtree(self.temporary, ignore_errors=True)
+        if isinstance(error, Exception):
+            with errors_of(self.path):
+                raise error
 
     def place(self, temporary: Path) -> None:
         """Flush a written folder and give it its name, in the stead of one that has it."""
@@ -57,14 +62,28 @@ def fault(folder: Path) -> str | None:
     return f"{damaged[0]} is missing or damaged" if damaged else None
 
 
-def sweep(path: Path) -> None:
-    """Remove what a killed process left half-written in a folder of such folders."""
-    for leftover in path.glob(".*.tmp"):
-        shutil.rmtree(leftover, ignore_errors=True)
+def sweep(path: Path, name: str | None = None) -> None:
+    """Remove what a killed process left half-written in a folder of such folders; only for the holder of its lock.
+
+    name: of one folder's leftovers, where others beside it may be at work.
+    """
+    files.sweep(path)
+    ours = UNFINISHED_FOLDER if name is None else re.compile(rf"\.{re.escape(name)}\.[0-9a-f]{{8}}\.tmp")
+    for leftover in path.iterdir() if path.is_dir() else ():
+        if ours.fullmatch(leftover.name):
+            _remove(leftover)
 
 
 def discard(folder: Path) -> None:
     """Remove a folder: first its name, in one step, then its content."""
     doomed = folder.parent / f".{folder.name}.{secrets.token_hex(4)}.tmp"
     folder.rename(doomed)
-    shutil.rmtree(doomed, ignore_errors=True)
+    _remove(doomed)
+
+
+def _remove(folder: Path) -> None:
+    """No link is followed."""
+    if folder.is_symlink():
+        folder.unlink()
+    else:
+        shutil.rmtree(folder, ignore_errors=True)

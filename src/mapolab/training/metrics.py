@@ -13,7 +13,7 @@ from typing import Any, TextIO
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from mapolab.files import fsync_folder, write_text
+from mapolab.files import errors_of, fsync_folder, write_text
 
 CURVES = (
     "loss",
@@ -64,9 +64,10 @@ class MetricsFile:
             self.columns = [*first, *own, *last]
         if self._opened is None:
             # Kept open for the run: opening and closing takes longer than writing.
-            self._opened = open(self.path, "a", encoding="utf-8", newline="")  # noqa: SIM115
-        self._opened.write(_csv_text(self.columns, [row], header=is_new))
-        self._opened.flush()
+            self._opened = open(self.path, "a", encoding="utf-8", newline="", opener=_no_link)  # noqa: SIM115
+        with errors_of(self.path):
+            self._opened.write(_csv_text(self.columns, [row], header=is_new))
+            self._opened.flush()
 
     def close(self) -> None:
         """Let go of the file until the next row."""
@@ -80,6 +81,11 @@ class MetricsFile:
             with open(self.path, "rb") as file:
                 os.fsync(file.fileno())
             fsync_folder(self.path.parent)
+
+
+def _no_link(path: str, flags: int) -> int:
+    """For `open`: what lies elsewhere is not appended to."""
+    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
 
 
 def _csv_text(columns: list[str], rows: list[dict[str, Any]], header: bool) -> str:

@@ -1,6 +1,5 @@
 """`mapolab train`: from a resolved config to a finished run folder."""
 
-import errno
 import os
 import shutil
 from dataclasses import asdict, dataclass
@@ -9,14 +8,13 @@ from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
-from safetensors import SafetensorError
 
 from mapolab import objectives
 from mapolab.config.identity import run_folder
 from mapolab.config.printing import print_tree
 from mapolab.data.records import Source
 from mapolab.diffusion.timesteps import Timesteps
-from mapolab.errors import Interrupted, RunError, UserError
+from mapolab.errors import Interrupted, RunError, UserError, disk_fault
 from mapolab.evaluation.options import check_settings
 from mapolab.evaluation.scorers.registry import check_scorers
 from mapolab.job_record import RECORD
@@ -26,14 +24,14 @@ from mapolab.models.reference import MovingCopy
 from mapolab.models.saved import folder_name, write_weights
 from mapolab.models.sdxl import SDXL
 from mapolab.paths import resolve
-from mapolab.runs import RunFolder, label, timestamp
+from mapolab.runs import RunFolder, label, run_identity, timestamp
 from mapolab.training.base_module import BaseModule
 from mapolab.training.build import build_module, reference_kind
 from mapolab.training.cluster import SameStep
 from mapolab.training.cpu import tune_cpu
 from mapolab.training.data import build_datamodule, check_captions, check_held_out, held_out_config, open_data
 from mapolab.training.ema import ExponentialMovingAverage, ReferenceFollows
-from mapolab.training.folders import FolderWriter
+from mapolab.training.folders import FolderWriter, sweep
 from mapolab.training.metrics import MetricsFile, StepMetrics, summary
 from mapolab.training.online.build import build_online, check_drawing
 from mapolab.training.online.prompts import open_prompts
@@ -94,7 +92,7 @@ def _train_as_helper(config: dict[str, Any], folder: RunFolder, stop: StopReques
         parts = prepare(config)
         folder.check_model(parts.sdxl.files())
         with quiet_libraries():
-            _fit(config, parts, folder.path, stop)
+            _fit(config, parts, folder, stop)
 
 
 def _train_as_owner(config: dict[str, Any], folder: RunFolder, stop: StopRequest, requeue: Requeue | None) -> None:
@@ -109,33 +107,37 @@ def _train_as_owner(config: dict[str, Any], folder: RunFolder, stop: StopRequest
         print(f"Reference: {reference_kind(config).replace('_', ' ')}", flush=True)
     files = parts.sdxl.files()
     folder.check_model(files)
+    identity = folder.identity or run_identity(config, files)
+    checkpoints = CheckpointFolder(folder.path / "checkpoints")
+    checkpoints.check_identity(identity)
     folder.claim(config)
     folder.update(
+        identity=identity,
         model_files=files,
         data_fingerprint=parts.source.fingerprint,
         broken_files=[asdict(item) for item in parts.source.broken_files],
         notes=[*parts.notes, *_notes(config, parts)],
     )
-    CheckpointFolder(folder.path / "checkpoints").sweep()
+    checkpoints.sweep()
+    sweep(folder.path)
     status, failure = "failed", None
     try:
         with quiet_libraries():
-            _fit(config, parts, folder.path, stop, requeue)
+            _fit(config, parts, folder, stop, requeue)
         status = "finished"
     except Interrupted:
         status = "preempted" if requeue and requeue.accepted else "interrupted"
         raise
     except Exception as error:
+        folder.output.lock.check()  # another process may have taken away what this one was writing
         failure = str(error) if isinstance(error, UserError | RunError) else f"{type(error).__name__}: {error}"
-        if is_disk_fault(error):
-            failure = (
-                f"The run in {folder.path} could not be written to: {error}. Its last checkpoint is sound. Make room"
-            )
-            failure += " or repair the disk; then the same command continues the run."
-            raise RunError(failure) from None
+        if fault := disk_fault(error):
+            failure = f"The run in {folder.path} stopped; its last checkpoint is sound. {fault}"
+            raise type(fault)(failure) from None
         raise
     finally:
-        _close(folder, status, failure)
+        if not folder.output.lock.is_lost():
+            _close(folder, status, failure)
 
 
 def _close(folder: RunFolder, status: str, failure: str | None) -> None:
@@ -150,15 +152,6 @@ def _close(folder: RunFolder, status: str, failure: str | None) -> None:
         if failure is None:
             raise
         # The reason is on its way to the user; a full disk must not hide it.
-
-
-def is_disk_fault(error: Exception) -> bool:
-    """Whether the disk is full, over quota, read-only or broken. safetensors words it without a number."""
-    if isinstance(error, OSError):
-        return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
-    return isinstance(error, SafetensorError) and any(
-        os.strerror(number) in str(error) for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
-    )
 
 
 @dataclass(frozen=True)
@@ -195,9 +188,11 @@ def prepare(config: dict[str, Any]) -> Parts:
     return Parts(objective, source, sdxl, (note,) if note else ())
 
 
-def _fit(config: dict[str, Any], parts: Parts, path: Path, stop: StopRequest, requeue: Requeue | None = None) -> None:
+def _fit(
+    config: dict[str, Any], parts: Parts, folder: RunFolder, stop: StopRequest, requeue: Requeue | None = None
+) -> None:
     """Continue from the newest sound checkpoint if there is one, train, write the final weights."""
-    settings = config["trainer"]
+    settings, path = config["trainer"], folder.path
     pl.seed_everything(config["seed"] % 2**32, verbose=False)  # more bits than that numpy's old generator has not
     module, datamodule = _build(config, parts, path)
     checkpoints = CheckpointFolder(path / "checkpoints")
@@ -208,8 +203,9 @@ def _fit(config: dict[str, Any], parts: Parts, path: Path, stop: StopRequest, re
     display = progress_callbacks(shown, metrics, label(config["objective"], config["rollout"]), settings["log_every"])
     validation = _validation(config, parts, path)
     saving = SaveAndStop(
-        checkpoints, settings["checkpoint_every"], settings["keep_checkpoints"], stop, requeue, validation
-    )
+        checkpoints, settings["checkpoint_every"], settings["keep_checkpoints"], stop, requeue, validation,
+        None if rank_zero_only.rank else folder.output.lock,
+    )  # fmt: skip
     broken = BrokenRows(path / "broken_rows.csv", config["data"]["max_broken_share"], parts.source)
     broken.check_files()
     callbacks = [
@@ -224,6 +220,7 @@ def _fit(config: dict[str, Any], parts: Parts, path: Path, stop: StopRequest, re
     if trainer.is_global_zero:
         weights = ema.weights if ema else {name: state[name] for name in module.trained_names}
         about = module.model.about(module.trained_names)
+        folder.output.lock.check()
         with FolderWriter(path / folder_name(about)) as target:
             write_weights(target, weights, about)
 

@@ -5,6 +5,8 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
+from mapolab.errors import RunError
+from mapolab.output import Lock
 from mapolab.training.requeue import Requeue
 from mapolab.training.resume import CheckpointFolder
 from mapolab.training.stopping import StopRequest
@@ -16,7 +18,7 @@ class SaveAndStop(Checkpoint):
 
     Acts between optimizer steps only: there is no gradient in accumulation then, so nothing of a step can be lost or
     counted twice. Being a `Checkpoint`, it runs after all other callbacks, when EMA and metrics have seen the step.
-    requeue: on rank 0. validation: whose best checkpoint stays, too.
+    requeue, lock: on rank 0; lock: of the run's folder. validation: whose best checkpoint stays, too.
     """
 
     def __init__(
@@ -27,9 +29,10 @@ class SaveAndStop(Checkpoint):
         stop: StopRequest,
         requeue: Requeue | None = None,
         validation: Validation | None = None,
+        lock: Lock | None = None,
     ):
         self.checkpoints, self.every, self.keep, self.stop = checkpoints, every, keep, stop
-        self.requeue, self.validation = requeue, validation
+        self.requeue, self.validation, self.lock = requeue, validation, lock
         self.saved_step = 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -41,8 +44,7 @@ class SaveAndStop(Checkpoint):
     ) -> None:
         if (batch_idx + 1) % trainer.accumulate_grad_batches:
             return
-        # All ranks stop after the same step, also if the signal reached only one of them in time.
-        stopping = trainer.strategy.reduce_boolean_decision(self.stop.wanted, all=False)
+        stopping = self._is_stopping(trainer)
         self.stop.saving = stopping
         best = self.validation is not None and self.validation.is_new_best
         if stopping or best or trainer.global_step % self.every == 0:
@@ -59,11 +61,24 @@ class SaveAndStop(Checkpoint):
 
         To be called by all ranks. Raises Interrupted.
         """
-        stopping = trainer.strategy.reduce_boolean_decision(self.stop.wanted, all=False)
-        if stopping:
+        if self._is_stopping(trainer):
             self.stop.saving = True
             self._save(trainer)
             self._leave(trainer)
+
+    def _is_stopping(self, trainer: Trainer) -> bool:
+        """Whether all ranks stop now: after the same step, also if the signal reached only one of them in time.
+
+        Raises RunError on all ranks where another process may have the run's folder: nothing more is saved there.
+        """
+        lost = self.lock is not None and self.lock.is_lost()
+        decide = trainer.strategy.reduce_boolean_decision
+        stopping = decide(self.stop.wanted or lost, all=False)
+        if stopping and decide(lost, all=False):
+            if self.lock is not None:
+                self.lock.check()
+            raise RunError("The run's lock was lost; process 0 says more.")
+        return stopping
 
     def _leave(self, trainer: Trainer) -> None:
         trainer.strategy.checkpoint_io.finish()

@@ -26,7 +26,6 @@ from torch.distributed.fsdp import (
 
 from mapolab.config.suggest import did_you_mean
 from mapolab.errors import UserError
-from mapolab.training.checkpoint import write_divided
 from mapolab.training.shards import save_shards
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -50,7 +49,7 @@ class FolderFSDP(FSDPStrategy):
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any | None = None) -> None:
         path = Path(self.broadcast(filepath))
         if self._state_dict_type == "sharded":
-            save_shards(self, checkpoint, path, write_divided)
+            save_shards(self, checkpoint, path, self.checkpoint_io.write_divided)
         elif self.is_global_zero:
             self.checkpoint_io.save_checkpoint(checkpoint, path)
 

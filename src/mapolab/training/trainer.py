@@ -48,7 +48,10 @@ def make_trainer(config: dict[str, Any], path: Path, callbacks: list[Callback], 
             accumulate_grad_batches=passes_per_step(config),
             gradient_clip_val=settings["gradient_clip_norm"],
             callbacks=callbacks,
-            plugins=[FolderCheckpointIO(settings["checkpoint_in_background"]), *cluster_environment()],
+            plugins=[
+                FolderCheckpointIO(settings["checkpoint_in_background"], RunFolder(path).identity),
+                *cluster_environment(),
+            ],
             logger=_logger(config["logger"], path, step) if config["logger"] else False,
             default_root_dir=path,
             use_distributed_sampler=False,  # positions are dealt out to ranks by MicroSteps

@@ -10,6 +10,7 @@ from mapolab.data.datamodule import PairDataModule
 from mapolab.data.order import MicroStep
 from mapolab.errors import UserError
 from mapolab.files import read_json, write_json
+from mapolab.runs import RunFolder
 from mapolab.training.metrics import MetricsFile
 from mapolab.training.resume import CheckpointFolder
 
@@ -29,6 +30,7 @@ class Validation(Callback):
         self.file = MetricsFile(folder / "validation.csv")
         self.best_file = folder / "best.json"
         self.checkpoints = CheckpointFolder(folder / "checkpoints")
+        self.identity = RunFolder(folder).identity
         self.datamodule, self.every, self.pairs, self.keep_best = datamodule, every, pairs, keep_best
         self.best: dict[str, Any] | None = None  # step and value; the same on all ranks
         self.is_new_best = False
@@ -42,7 +44,8 @@ class Validation(Callback):
         self.datamodule.trainer = trainer
         self.datamodule.setup("fit")
         saved = read_json(self.best_file) if self.best_file.exists() else None
-        self.best = saved if saved and self.checkpoints.at(saved["step"]).exists() else None
+        ours = saved and saved.get("run", self.identity) == self.identity
+        self.best = saved if ours and self.checkpoints.at(saved["step"]).exists() else None
         if trainer.is_global_zero:
             self.file.cut(trainer.global_step + 1)
         if trainer.global_step == 0:
@@ -59,7 +62,7 @@ class Validation(Callback):
 
     def note_best(self) -> None:
         """Remember the best checkpoint, once it is written; rank 0."""
-        write_json(self.best_file, {**self.best, "column": self.keep_best})
+        write_json(self.best_file, {**self.best, "column": self.keep_best, "run": self.identity})
 
     def _validate(self, trainer: Trainer) -> None:
         means = self._means(trainer)

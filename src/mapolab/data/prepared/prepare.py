@@ -19,8 +19,10 @@ from mapolab.data.prepared.spec import DTYPES, CacheSpec
 from mapolab.data.prepared.units import DamagedUnit, Unit
 from mapolab.data.records import Source
 from mapolab.errors import UserError
+from mapolab.files import sweep
 from mapolab.models.encoder import Encoder
 from mapolab.models.sdxl import SDXL
+from mapolab.output import CACHE, OutputFolder
 
 INGREDIENTS = "ingredients.json"
 Work = tuple[Unit, int, Callable[[], None]]
@@ -88,7 +90,11 @@ def _make(
 
 
 def _claim(folder: Path, spec: CacheSpec) -> None:
-    """Say beforehand what the folder is for, so that two different caches never share one."""
+    """Say beforehand what the folder is for, so that two different caches never share one, and remove what killed
+    processes left of unfinished files."""
+    OutputFolder(folder, CACHE).check()
+    for part in (folder, *(entry for entry in folder.glob("*") if entry.is_dir())):
+        sweep(part)
     file = folder / INGREDIENTS
     try:
         spec.check(folder, checksums.read_json(file))

@@ -14,6 +14,7 @@ from mapolab.errors import Interrupted, UserError
 from mapolab.models.encoder import Encoder
 from mapolab.models.reference import Reference
 from mapolab.models.trained import TrainedModel
+from mapolab.runs import RunFolder
 from mapolab.training.base_module import BaseModule
 from mapolab.training.online.advantages import PromptStatistics
 from mapolab.training.online.drawing import Conditions, Predict, draw
@@ -54,7 +55,7 @@ class PolicyModule(BaseModule):
         self.empty_prompt = empty_prompt
         self.policy = DDIMPolicy.of(scheduler, rollout["steps"], rollout["eta"])
         self.statistics = PromptStatistics(rollout["per_prompt_buffer"], rollout["per_prompt_minimum"])
-        self.rollouts = RolloutFolder(folder / "rollouts")
+        self.rollouts = RolloutFolder(folder / "rollouts", RunFolder(folder).identity)
         self.rollout: Rollout | None = None
         self.conditions: Conditions | None = None
         self.rewards: Rewards | None = None

@@ -43,7 +43,8 @@ def share_round(
     scores = {position: row for rank in found for position, row in rank["scores"].items()}
     about = _about(prompts, scores, rewards, statistics)
     if trainer.is_global_zero:
-        write_json(temporary / "manifest.json", {"files": {rank["file"]: rank["digest"] for rank in found}, **about})
+        files = {rank["file"]: rank["digest"] for rank in found}
+        write_json(temporary / "manifest.json", {"run": folder.identity, "files": files, **about})
         writer.place(temporary)
     trainer.strategy.barrier()
     return folder.read(number)

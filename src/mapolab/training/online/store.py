@@ -20,7 +20,9 @@ from torch import Tensor
 from mapolab.errors import RunError
 from mapolab.files import read_json
 from mapolab.models.saved import save_tensors
+from mapolab.runs import number_of, numbered_folders
 from mapolab.training.folders import discard, fault, sweep
+from mapolab.training.resume import check_identity
 
 PATIENCE = 60  # seconds; a network file system may show a new folder late on other nodes
 
@@ -94,10 +96,13 @@ class Rollout:
 
 
 class RolloutFolder:
-    """`<run>/rollouts`, with a folder for each round that a checkpoint may go on with."""
+    """`<run>/rollouts`, with a folder for each round that a checkpoint may go on with.
 
-    def __init__(self, path: Path):
-        self.path = path
+    identity: of the run, which its rounds carry; None where it is not known.
+    """
+
+    def __init__(self, path: Path, identity: str | None = None):
+        self.path, self.identity = path, identity
 
     def at(self, number: int) -> Path:
         """Where a round lies."""
@@ -112,8 +117,10 @@ class RolloutFolder:
         return Rollout(number, folder, read_json(folder / "manifest.json"))
 
     def read_again(self, number: int, step: int) -> Rollout:
-        """The round in whose middle a checkpoint stands. Raises RunError where it is not as it was written."""
+        """The round in whose middle a checkpoint stands. Raises RunError where it is not as it was written, and
+        UserError for one of another run."""
         folder = self.at(number)
+        check_identity(folder, self.identity)
         if wrong := fault(folder):
             raise RunError(
                 f"The run stands after step {step}, in the middle of round {number}, but of what that round drew "
@@ -130,8 +137,8 @@ class RolloutFolder:
     def keep(self, numbers: set[int]) -> None:
         """Remove all other rounds, and what a killed process left."""
         sweep(self.path)
-        for folder in self.path.glob("round-*"):
-            if int(folder.name.removeprefix("round-")) not in numbers:
+        for folder in numbered_folders(self.path, "round"):
+            if number_of(folder) not in numbers:
                 discard(folder)
 
 
