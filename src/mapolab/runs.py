@@ -23,7 +23,9 @@ import yaml
 from mapolab.config.identity import EARLIER, as_earlier, identity, run_folder
 from mapolab.config.rollout import reward_label
 from mapolab.errors import UserError
-from mapolab.files import make_folder, read_json, write_json, write_text
+from mapolab.files import make_folder, write_json, write_text
+from mapolab.reading import read_object
+from mapolab.run_files import Requeue, Tracker, read_config, read_manifest, with_checksum
 
 LOCK_TRIES = 20
 PACKAGES = ("mapolab", "torch", "lightning", "diffusers", "transformers", "safetensors", "numpy")
@@ -76,12 +78,13 @@ class RunFolder:
         file = self.path / "tracker.json"
         if not file.exists():
             write_json(file, {"id": f"{self.path.name[:48]}-{secrets.token_hex(4)}"})
-        return read_json(file)["id"]
+        return read_object(file, Tracker, "Remove it, and the tracker shows the run under a new name.")["id"]
 
     def requeues(self) -> list[dict[str, Any]]:
         """Each time that the run's Slurm job was requeued: time, job, step, reason. Apart from the manifest, because a
         job may be preempted before there is one."""
-        return read_json(self.requeues_file) if self.requeues_file.exists() else []
+        file = self.requeues_file
+        return read_object(file, list[Requeue], "Remove it, and requeues are counted anew.") if file.exists() else []
 
     def note_requeues(self, requeues: list[dict[str, Any]]) -> None:
         """Replace that list."""
@@ -89,7 +92,8 @@ class RunFolder:
 
     def last_saved_step(self) -> int:
         """The optimizer step of the newest checkpoint; 0 without one."""
-        return max((int(entry.name.removeprefix("step-")) for entry in self.path.glob("checkpoints/step-*")), default=0)
+        saved = self.path.glob(f"checkpoints/step-{'[0-9]' * 8}")
+        return max((int(entry.name.removeprefix("step-")) for entry in saved), default=0)
 
     def check(self, config: dict[str, Any]) -> None:
         """Raise UserError if the folder holds a run with another config, or if the same command began a run under an
@@ -106,8 +110,7 @@ class RunFolder:
 
     def config(self) -> dict[str, Any]:
         """The resolved config of the run; empty for a new one."""
-        file = self.path / "config.yaml"
-        return yaml.safe_load(file.read_text(encoding="utf-8")) if file.exists() else {}
+        return read_config(self.path) if (self.path / "config.yaml").exists() else {}
 
     def claim(self, config: dict[str, Any]) -> None:
         """Make the folder this run's: save the resolved config, begin the manifest or count a restart."""
@@ -117,11 +120,11 @@ class RunFolder:
 
     def manifest(self) -> dict[str, Any]:
         """What is recorded about the run; empty for a new one."""
-        return read_json(self.manifest_file) if self.manifest_file.exists() else {}
+        return read_manifest(self.path) if self.manifest_file.exists() else {}
 
     def update(self, **fields: Any) -> None:
         """Set fields of the manifest."""
-        write_json(self.manifest_file, self.manifest() | fields)
+        write_json(self.manifest_file, with_checksum(self.manifest() | fields, "manifest"))
 
     def check_model(self, files: dict[str, str]) -> None:
         """Raise UserError if the run has begun from another model. files: a hash of each of its parts."""

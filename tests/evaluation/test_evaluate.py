@@ -18,7 +18,7 @@ from mapolab.evaluation.mismatch import mismatch
 from mapolab.evaluation.models import base_of, find_models
 from mapolab.evaluation.scores_table import read_scores
 from mapolab.files import read_json, write_json
-from mapolab.report.runs import read_rows
+from mapolab.reading import read_rows
 from mapolab.report.wall import embed
 from mapolab.training.run import train
 

@@ -13,7 +13,7 @@ from mapolab.report.collect import collect
 from mapolab.report.compare import compare
 from mapolab.report.curves import curve_plots
 from mapolab.report.page import StrictEnvironment
-from mapolab.report.runs import read_rows
+from mapolab.reading import read_rows
 from mapolab.report.summary import Comparison, compare_methods
 
 PATTERN = "outputs/emoji_style/*"

@@ -21,7 +21,7 @@ from mapolab.report.costs import COST_HEADERS, COSTS
 from mapolab.report.csvs import pairs_csv
 from mapolab.report.latex import escape, summary_latex
 from mapolab.report.published import published_rows
-from mapolab.report.runs import read_rows
+from mapolab.reading import read_rows
 from mapolab.report.summary import compare_methods
 from mapolab.report.svg import LABEL_GAP, apart, css_colour, key_mark, method_line, method_marker
 from mapolab.report.tables import rich_tables

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from mapolab import files
+from mapolab.errors import UserError
 from mapolab.evaluation.model_names import BASE
 from mapolab.evaluation.models import EvaluatedModel, base_of, find_models
 from mapolab.evaluation.options import check_settings, drawings_of, load_prompts, options_for, settings_of
@@ -20,9 +22,11 @@ from mapolab.evaluation.prompt_lengths import cut_by_models, cut_by_scorers, tel
 from mapolab.evaluation.prompt_table import PromptRow
 from mapolab.evaluation.scorers.registry import build_scorers
 from mapolab.evaluation.scorers.scorer import Scorer
-from mapolab.evaluation.scores_table import read_scores
-from mapolab.evaluation.scoring import score_pictures, write_table
+from mapolab.evaluation.scores_table import FILE, read_scores
+from mapolab.evaluation.scoring import score_pictures, write_pictures
 from mapolab.evaluation.store import Store
+from mapolab.run_files import ScorerAbout, read_settings, with_checksum
+from mapolab.texts import visible
 
 
 def evaluate(config: dict[str, Any]) -> list[Path]:
@@ -116,15 +120,30 @@ class Evaluation:
 
     def _write(self, model: EvaluatedModel, folder: Path, keys: list[str]) -> None:
         if model.run is None:  # again, since the model may have another name now
-            files.write_json(model.folder / "manifest.json", _manifest_of(model))
+            files.write_json(model.folder / "manifest.json", with_checksum(_manifest_of(model), "manifest"))
         scorers = {scorer.name: scorer.about() for scorer in self.scorers}
-        if (folder / "settings.json").is_file():  # an earlier evaluation by other scorers stays in the table
-            earlier = files.read_json(folder / "settings.json")["scorers"]
-            fit = [scorer for scorer in earlier if all(scorer["fingerprint"] in self.store.scores(key) for key in keys)]
-            scorers = {scorer["name"]: scorer for scorer in fit} | scorers
+        scorers = {scorer["name"]: scorer for scorer in self._earlier(folder, keys)} | scorers
         about = {"scorers": list(scorers.values()), "cut_prompts": self.cut, "model": model.fingerprint}
-        write_table(folder, self.rows, self.drawings, keys, list(scorers.values()), self.store)
-        files.write_json(folder / "settings.json", self.settings | self.named | about)
+        table = write_pictures(folder, self.rows, self.drawings, keys, list(scorers.values()), self.store)
+        noted = {FILE: hashlib.sha256(table.encode()).hexdigest()}
+        # The table last: with it the evaluation is there.
+        settings = with_checksum(self.settings | self.named | about, "settings", **noted)
+        files.write_json(folder / "settings.json", settings)
+        files.write_text(folder / FILE, table)
+
+    def _earlier(self, folder: Path, keys: list[str]) -> list[ScorerAbout]:
+        """An earlier evaluation by other scorers stays in the table, where the store has its scores."""
+        if not (folder / "settings.json").exists():
+            return []
+        try:
+            earlier = read_settings(folder)["scorers"]
+        except UserError as error:
+            names = ", ".join(scorer.name for scorer in self.scorers) or "none"
+            print(visible(f"{error} So it does now, with the scorers of this command alone: {names}."), flush=True)
+            return []
+        return [
+            scorer for scorer in earlier if all(scorer.get("fingerprint") in self.store.scores(key) for key in keys)
+        ]
 
 
 def _manifest_of(model: EvaluatedModel) -> dict[str, Any]:

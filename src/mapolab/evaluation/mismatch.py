@@ -32,6 +32,7 @@ from mapolab.evaluation.processes import start_processes
 from mapolab.evaluation.prompt_lengths import cut_by_models, tell_cut
 from mapolab.evaluation.statistics import MINIMUM, MethodScores, PairedStatistics
 from mapolab.evaluation.store import Store
+from mapolab.run_files import with_checksum
 from mapolab.streams import Stream, generator
 
 
@@ -88,7 +89,8 @@ def mismatch(config: dict[str, Any]) -> Path:
     path = model.folder / "mismatch" / f"{source.fingerprint[:12]}-{features.name}.json"
     if not (model.folder / "manifest.json").is_file():
         about = {"status": "finished", "objective": {"name": "base"}, "label": "base", "seed": None}
-        files.write_json(model.folder / "manifest.json", about | {"model": model.config["model"]})
+        manifest = with_checksum(about | {"model": model.config["model"]}, "manifest")
+        files.write_json(model.folder / "manifest.json", manifest)
     files.write_json(path, found)
     _print(found, path)
     return path

@@ -12,7 +12,7 @@ from PIL import Image
 from mapolab.errors import RunError
 from mapolab.evaluation.prompt_table import PromptRow
 from mapolab.evaluation.scorers.scorer import Scorer
-from mapolab.evaluation.scores_table import Picture, write_scores
+from mapolab.evaluation.scores_table import Picture, scores_text
 from mapolab.evaluation.store import Store, link
 
 
@@ -72,15 +72,15 @@ def score_pictures(
     return computed
 
 
-def write_table(
+def write_pictures(
     folder: Path,
     rows: Sequence[PromptRow],
     drawings: list[tuple[str, int, int]],
     keys: list[str],
     scorers: list[dict[str, Any]],
     store: Store,
-) -> None:
-    """scores.csv, and the pictures in images/.
+) -> str:
+    """Put the pictures into images/; returns the text of scores.csv.
 
     drawings: (prompt, seed, position in `rows`) of each. scorers: what `Scorer.about` says of each; their values are in
     the store.
@@ -93,6 +93,6 @@ def write_table(
         about = {"category": row.category, "cluster": row.cluster}
         pictures.append(Picture(index=position, prompt=prompt, seed=seed, image=image, **about))
     kept = [store.scores(key) for key in keys]
-    write_scores(
-        folder, pictures, {scorer["name"]: [scores[scorer["fingerprint"]] for scores in kept] for scorer in scorers}
+    return scores_text(
+        pictures, {scorer["name"]: [scores[scorer["fingerprint"]] for scores in kept] for scorer in scorers}
     )

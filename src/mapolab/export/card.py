@@ -7,8 +7,8 @@ from typing import Any
 import yaml
 
 from mapolab.evaluation.scores_table import FILE, read_scores
-from mapolab.files import read_json
 from mapolab.models.learned_token import KEYS, TOKEN_FILE, learned_token
+from mapolab.run_files import read_base, read_settings
 
 LICENSES = {"stabilityai/stable-diffusion-xl-base-1.0": "openrail++", "builtin:tiny_twin": "apache-2.0"}
 USE = {
@@ -106,12 +106,10 @@ def _scores(run: Path) -> str:
     """A table for each evaluation of the run, beside its base's where that was evaluated alike."""
     tables = []
     for evaluation in sorted(file.parent for file in run.glob(f"evaluation/*/{FILE}")):
-        settings = read_json(evaluation / "settings.json")
+        settings = read_settings(evaluation)
         columns = {"this model": read_scores(evaluation).means()}
-        links = evaluation / "links.json"
-        if links.exists():
-            base = run / read_json(links)["base"] / "evaluation" / evaluation.name
-            columns |= {"base": read_scores(base).means()} if (base / FILE).exists() else {}
+        if base := read_base(run, evaluation):
+            columns["base"] = read_scores(base / "evaluation" / evaluation.name).means()
         about = (
             f"Means over {settings['prompt_count']} prompts, {settings['steps']} steps, guidance "
             f"{settings['guidance_scale']}, seed {settings['seed']}."

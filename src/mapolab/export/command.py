@@ -13,13 +13,14 @@ from mapolab.evaluation.generation import add_token, load_pipeline
 from mapolab.evaluation.models import EvaluatedModel, is_lora, model_of_run
 from mapolab.export.card import model_card, token_use
 from mapolab.export.formats import write_kohya, write_lora, write_pipeline, write_single_file, write_token, write_unet
-from mapolab.files import read_json, write_json, write_text
+from mapolab.files import write_json, write_text
 from mapolab.models.learned_token import TOKEN_FILE
 from mapolab.models.lora import kohya_fault
 from mapolab.models.lora_files import Lora, read_lora
 from mapolab.models.parts import MODELS
 from mapolab.models.precision import DTYPES
 from mapolab.models.weights import is_finite
+from mapolab.run_files import read_manifest
 from mapolab.training.folders import FolderWriter
 
 NEEDS_LORA = ("lora", "kohya")
@@ -40,7 +41,7 @@ def export(config: dict[str, Any]) -> Path:
         raise UserError(f"{target} exists and is not empty. Remove it, or give another folder as to=...")
     with FolderWriter(target) as folder:
         _write(folder, formats, model, lora, DTYPES[config["dtype"]], config["name"] or target.name)
-        manifest = read_json(run / "manifest.json")
+        manifest = read_manifest(run)
         write_json(folder / "run_manifest.json", manifest)
         write_text(folder / "run_config.yaml", yaml.safe_dump(run_config, sort_keys=False, allow_unicode=True))
         card = model_card(run, run_config, manifest, formats, config["license"], config["dtype"])

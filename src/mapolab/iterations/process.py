@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from mapolab.errors import Interrupted, RunError, UserError
-from mapolab.files import read_json, write_json
-from mapolab.job_record import RECORD, note_job
+from mapolab.files import write_json
+from mapolab.job_record import RECORD, note_job, read_record
 from mapolab.runs import RunFolder
 from mapolab.sweeps.process import OF_ONE_RUN
 from mapolab.training.stopping import SIGNALS
@@ -65,7 +65,7 @@ class PhaseProcess:
                 passed_on = self.signal
                 process.send_signal(passed_on)
             time.sleep(0.02)
-        return process.returncode, read_json(record)["message"]
+        return process.returncode, read_record(record).get("message")
 
     def _note(self, number: int, frame: object) -> None:
         self.signal = number

@@ -4,13 +4,28 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Required
+
+from typing_extensions import TypedDict
 
 from mapolab import files
 from mapolab.errors import UserError
+from mapolab.reading import read_object
 from mapolab.runs import differences, environment, timestamp
 
 MANIFEST = "manifest.json"
+
+
+class ResultManifest(TypedDict, total=False):
+    """manifest.json of a folder that a command fills step by step. counts, means: of pairs; rounds: of an iteration."""
+
+    status: Required[Literal["running", "finished"]]
+    settings: Required[dict[str, Any]]
+    restarts: Required[int]
+    files: list[str]
+    counts: dict[str, Any]
+    means: dict[str, dict[str, float]]
+    rounds: int
 
 
 class ResultFolder:
@@ -19,10 +34,11 @@ class ResultFolder:
     def __init__(self, path: Path, holds: str) -> None:
         self.path, self.holds = path, holds
 
-    def manifest(self) -> dict[str, Any]:
-        """Empty for a new folder. Raises UserError for one that holds something else."""
-        if (self.path / MANIFEST).is_file():
-            return files.read_json(self.path / MANIFEST)
+    def manifest(self) -> ResultManifest | dict[str, Any]:
+        """Empty for a new folder. Raises UserError for one that holds something else, or whose manifest is broken."""
+        if (self.path / MANIFEST).exists():
+            fix = f"Give another output_dir, or remove the folder to make its {self.holds} anew."
+            return read_object(self.path / MANIFEST, ResultManifest, fix)
         if there := sorted(entry.name for entry in self.path.glob("[!.]*")):
             raise UserError(
                 f"{self.path} holds something else ({there[0]}) and no manifest of {self.holds}. Give another "
@@ -57,5 +73,5 @@ class ResultFolder:
 
     def finish(self, **found: Any) -> None:
         """Complete the manifest."""
-        about = files.read_json(self.path / MANIFEST) | found
+        about = self.manifest() | found
         files.write_json(self.path / MANIFEST, about | {"status": "finished", "finished": timestamp()})

@@ -15,6 +15,7 @@ from PIL import Image
 from mapolab.errors import UserError
 from mapolab.report.runs import Method, Run
 from mapolab.report.summary import Comparison
+from mapolab.run_files import picture_file
 
 FIRST_ROWS = 24
 """Prompts that the wall shows at once; the others wait behind a button."""
@@ -82,8 +83,7 @@ def build_wall(comparison: Comparison, room: int, as_html: Callable[[WallRow], s
 
 def is_pixelated(comparison: Comparison) -> bool:
     """Whether pictures are so small that they are shown pixel for pixel."""
-    with Image.open(picture_file(comparison.base.runs[0], 0)) as picture:
-        return picture.width <= SMALL
+    return _load(_file(comparison.base.runs[0], 0)).width <= SMALL
 
 
 def disagreement(comparison: Comparison) -> dict[str, np.ndarray]:
@@ -101,15 +101,8 @@ def evenly(total: int, count: int) -> list[int]:
     return sorted({round(position) for position in np.linspace(0, total - 1, min(count, total))})
 
 
-def picture_file(run: Run, index: int) -> Path:
-    """The index-th picture's file. Raises UserError where it is missing."""
-    file = run.evaluation / run.pictures[index]["image"]
-    if not file.is_file():
-        raise UserError(
-            f"The picture {file} is missing. Give the `mapolab evaluate` command of {run.folder} again, which puts it "
-            "back."
-        )
-    return file
+def _file(run: Run, index: int) -> Path:
+    return picture_file(run.evaluation, run.pictures[index]["image"])
 
 
 def _row(runs: list[Run], index: int, spread: dict[str, float]) -> WallRow:
@@ -118,9 +111,21 @@ def _row(runs: list[Run], index: int, spread: dict[str, float]) -> WallRow:
 
 
 def _picture(run: Run, index: int) -> WallPicture:
-    file = picture_file(run, index)
+    file = _file(run, index)
     name = f"{run.folder.resolve().name}/{file.relative_to(run.folder).as_posix()}"
     return WallPicture(embed(file), hashlib.sha256(file.read_bytes()).hexdigest()[:32], name)
+
+
+def _load(file: Path) -> Image.Image:
+    """In RGB. Raises UserError for a file that is no whole PNG."""
+    try:
+        with Image.open(file, formats=["PNG"]) as picture:
+            return picture.convert("RGB")
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UserError(
+            f"The picture {file} is broken ({type(error).__name__}). Give its `mapolab evaluate` command again, which "
+            "draws it again."
+        ) from None
 
 
 def embed(file: Path) -> str:
@@ -128,14 +133,7 @@ def embed(file: Path) -> str:
 
     Raises UserError for a broken file.
     """
-    try:
-        with Image.open(file) as picture:
-            picture = picture.convert("RGB")
-    except (OSError, SyntaxError) as error:
-        raise UserError(
-            f"The picture {file} is broken ({type(error).__name__}). Give its `mapolab evaluate` command again, which "
-            "draws it again."
-        ) from None
+    picture = _load(file)
     buffer = io.BytesIO()
     if picture.width <= SMALL:
         picture.save(buffer, "PNG", optimize=True)

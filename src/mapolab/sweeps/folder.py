@@ -10,17 +10,14 @@
 The runs themselves lie where they always do: the same run in two sweeps is one run.
 """
 
-import csv
-import io
 import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from mapolab.files import read_json, short_hash, write_text
-from mapolab.job_record import note_job
+from mapolab.files import csv_text, short_hash, write_text
+from mapolab.job_record import JobRecord, note_job, read_record
 
 SEVERAL = re.compile(r",|\b(choice|range|interval|glob)\(")
 
@@ -65,14 +62,15 @@ class SweepFolder:
 
     def jobs(self) -> list[Job]:
         """All jobs, by number."""
-        records = [read_json(file) for file in self.path.glob("jobs/*.json")]
-        jobs = [Job(item["number"], item["arguments"], Path(item["run"])) for item in records if "run" in item]
+        records = [read_record(file) for file in self.path.glob("jobs/*.json")]
+        whole = [item for item in records if {"number", "arguments", "run"} <= item.keys()]
+        jobs = [Job(item["number"], item["arguments"], Path(item["run"])) for item in whole]
         return sorted(jobs, key=lambda job: job.number)
 
-    def record(self, number: int) -> dict[str, Any]:
+    def record(self, number: int) -> JobRecord:
         """What is known of a job: `exit_code` and `message` of its last end, `slurm` (its number there)."""
         file = self.record_file(number)
-        return read_json(file) if file.exists() else {}
+        return read_record(file) if file.exists() else {}
 
 
 def sweep_name(arguments: Sequence[str]) -> str:
@@ -88,9 +86,8 @@ def sweep_name(arguments: Sequence[str]) -> str:
 def _grid(jobs: list[Job]) -> str:
     rows = [dict(item.partition("=")[::2] for item in job.overrides) for job in jobs]
     keys = list(dict.fromkeys(key for row in rows for key in row))
-    table = io.StringIO()
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(["job", *keys, "run", "command"])
-    for job, row in zip(jobs, rows, strict=True):
-        writer.writerow([job.number, *(row.get(key, "") for key in keys), job.run, job.command])
-    return table.getvalue()
+    lines = [
+        [job.number, *(row.get(key, "") for key in keys), job.run, job.command]
+        for job, row in zip(jobs, rows, strict=True)
+    ]
+    return csv_text([["job", *keys, "run", "command"], *lines])

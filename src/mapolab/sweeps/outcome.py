@@ -1,6 +1,5 @@
 """How a sweep ended: its exit code, and the number that a search looks at."""
 
-import csv
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any
 
 from mapolab.errors import RunError, UserError
 from mapolab.evaluation.scores_table import read_scores
+from mapolab.run_files import read_curves, read_manifest
 from mapolab.runs import RunFolder
 from mapolab.sweeps.folder import Job, SweepFolder
 
@@ -32,14 +32,12 @@ def metric(run: Path, name: str) -> float:
         newest = max(links, key=lambda file: file.stat().st_mtime, default=None)
         columns = _scores(newest.parent) if newest else {}
     else:
-        rows = _rows(run / f"{source}.csv")
-        rows = rows[-1:] if source == "validation" else rows[-max(1, len(rows) // 10) :]
-        columns = {key: [row[key] for row in rows] for key in (rows[0] if rows else {})}
+        columns = {key: values[_last(source, len(values)) :] for key, values in _curves(run, source).items()}
     try:
         # A product is taken picture by picture: style*concept is high only for pictures that have both.
-        factors = [[float(value) for value in columns[key]] for key in column.split("*")]
+        factors = [columns[key] for key in column.split("*")]
         value = sum(math.prod(values) for values in zip(*factors, strict=True)) / len(factors[0])
-    except (KeyError, ValueError):
+    except (KeyError, ValueError, ZeroDivisionError):
         raise RunError(f"The run in {run} has no {name}, which the search needs.") from None
     if not math.isfinite(value):
         raise RunError(f"{name} of the run in {run} is {value}.")
@@ -78,8 +76,14 @@ def _scores(evaluation: Path) -> dict[str, list[float]]:
         raise RunError(str(error)) from None
 
 
-def _rows(file: Path) -> list[dict[str, str]]:
-    if not file.exists():
-        return []
-    with open(file, encoding="utf-8", newline="") as lines:
-        return list(csv.DictReader(lines))
+def _last(source: str, rows: int) -> int:
+    """Where what counts begins: the last row of validation.csv, the last tenth of metrics.csv."""
+    return -1 if source == "validation" else -max(1, rows // 10)
+
+
+def _curves(run: Path, source: str) -> dict[str, list[float]]:
+    """The columns of a run's table. Raises RunError for one that cannot be used."""
+    try:
+        return read_curves(run, f"{source}.csv", read_manifest(run))
+    except UserError as error:
+        raise RunError(str(error)) from None

@@ -1,20 +1,20 @@
 """How a job stands, from its files alone: the manifest, the lock, the metrics, the sweep's record of it."""
 
-import csv
 import statistics
 import time
-from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import yaml
 
 from mapolab.config.identity import samples_per_step
+from mapolab.errors import UserError
+from mapolab.job_record import JobRecord
+from mapolab.reading import read_numbers
+from mapolab.run_files import RUN_FIX, Manifest
 from mapolab.runs import RunFolder
 from mapolab.sweeps.folder import Job
 
 RECENT = 20  # rows of metrics.csv that the figures are taken from
+NEEDED = ("samples_per_second", "consumed_samples", "loss")
 # Of a run's manifest, as a sweep names it.
 STATES = {"preempted": "preempted", "interrupted": "stopped", "failed": "failed"}
 
@@ -38,26 +38,33 @@ class JobState:
     note: str = ""
 
 
-def job_state(job: Job, record: dict[str, Any]) -> JobState:
-    """record: the sweep's, see SweepFolder.record."""
+def job_state(job: Job, record: JobRecord) -> JobState:
+    """record: the sweep's, see SweepFolder.record. A run with a broken file is unreadable; the note says why."""
+    try:
+        return _job_state(job, record)
+    except UserError as error:
+        return JobState(job, "unreadable", note=str(error))
+
+
+def _job_state(job: Job, record: JobRecord) -> JobState:
     folder = RunFolder(job.run)
     manifest = folder.manifest()
     state = _state(folder, manifest, record)
-    config = _config(job.run)
+    config = folder.config()
     rows = _last_rows(job.run / "metrics.csv")
-    step = int(rows[-1]["step"]) + 1 if rows else 0
-    steps = config["trainer"]["max_steps"] if config else None
-    speed = statistics.median(float(row["samples_per_second"]) for row in rows) if rows else None
+    step = int(rows["step"][-1]) + 1 if rows else 0
+    steps = config["trainer"].get("max_steps") if config else None
+    speed = statistics.median(rows["samples_per_second"]) if rows else None
     left = None
     if state == "running" and speed and steps:
-        per_step = samples_per_step(config) or int(rows[-1]["consumed_samples"]) / step
+        per_step = samples_per_step(config) or rows["consumed_samples"][-1] / step
         left = (steps - step) * per_step / speed
     return JobState(
         job,
         state,
         step,
         steps,
-        statistics.fmean(float(row["loss"]) for row in rows) if rows else None,
+        statistics.fmean(rows["loss"]) if rows else None,
         speed,
         left,
         _saved(job.run),
@@ -65,7 +72,7 @@ def job_state(job: Job, record: dict[str, Any]) -> JobState:
     )
 
 
-def _state(folder: RunFolder, manifest: dict[str, Any], record: dict[str, Any]) -> str:
+def _state(folder: RunFolder, manifest: Manifest, record: JobRecord) -> str:
     status = manifest.get("status")
     if folder.finished:
         return "finished"
@@ -80,7 +87,7 @@ def _state(folder: RunFolder, manifest: dict[str, Any], record: dict[str, Any]) 
     return "failed" if record.get("exit_code") else "waiting"
 
 
-def _note(state: str, manifest: dict[str, Any], record: dict[str, Any], requeues: int) -> str:
+def _note(state: str, manifest: Manifest, record: JobRecord, requeues: int) -> str:
     parts = []
     if restarts := manifest.get("restarts"):
         parts.append(f"{restarts} restarts" + (f", {requeues} by requeue" if requeues else ""))
@@ -91,13 +98,8 @@ def _note(state: str, manifest: dict[str, Any], record: dict[str, Any], requeues
     return "; ".join(parts)
 
 
-def _config(run: Path) -> dict[str, Any] | None:
-    file = run / "config.yaml"
-    return yaml.safe_load(file.read_text(encoding="utf-8")) if file.exists() else None
-
-
 def _saved(run: Path) -> tuple[int, float] | None:
-    checkpoints = sorted(run.glob("checkpoints/step-*"))
+    checkpoints = sorted(run.glob(f"checkpoints/step-{'[0-9]' * 8}"))
     if not checkpoints:
         return None
     try:
@@ -107,11 +109,9 @@ def _saved(run: Path) -> tuple[int, float] | None:
     return int(checkpoints[-1].name.removeprefix("step-")), age
 
 
-def _last_rows(file: Path) -> list[dict[str, str]]:
-    """The last rows of a table that another process may be writing."""
-    if not file.exists():
-        return []
-    with open(file, encoding="utf-8", newline="") as lines:
-        header = lines.readline()
-        recent = deque((line for line in lines if line.endswith("\n")), maxlen=RECENT)
-    return list(csv.DictReader([header, *recent]))
+def _last_rows(file: Path) -> dict[str, list[float]]:
+    """The columns of the last rows of a table that another process may be writing; empty where it has none."""
+    columns = read_numbers(file, RUN_FIX, unfinished=True, last=RECENT) if file.exists() else {}
+    if columns and (missing := [name for name in NEEDED if name not in columns]):
+        raise UserError(f"{file} has no column {missing[0]}. {RUN_FIX}")
+    return {name: values for name, values in columns.items() if values}

@@ -26,6 +26,7 @@ from mapolab.models.reference import MovingCopy
 from mapolab.models.saved import folder_name, write_weights
 from mapolab.models.sdxl import SDXL
 from mapolab.paths import resolve
+from mapolab.run_files import checksums
 from mapolab.runs import RunFolder, label, timestamp
 from mapolab.training.base_module import BaseModule
 from mapolab.training.build import build_module, reference_kind
@@ -143,7 +144,8 @@ def _close(folder: RunFolder, status: str, failure: str | None) -> None:
     figures = summary(MetricsFile(folder.path / "metrics.csv").rows())
     finished = timestamp() if status == "finished" else None
     try:
-        folder.update(status=status, failure=failure, finished=finished, **figures)
+        noted = folder.manifest().get("checksums", {}) | (checksums(folder.path) if finished else {})
+        folder.update(status=status, failure=failure, finished=finished, checksums=noted, **figures)
         if finished:  # they are for going on in the middle of a round
             shutil.rmtree(folder.path / "rollouts", ignore_errors=True)
     except OSError:
