@@ -139,7 +139,7 @@ def _read_text(file: Path, largest: int | None, fix: str) -> str:
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise _refused(file, f"is not UTF-8 (byte {error.start})", fix) from None
+        raise _refused(file, f"cannot be read (byte {error.start} is not UTF-8)", fix) from None
 
 
 def _typed(file: Path, value: Any, kind: Any, fix: str, any_number: bool) -> Any:

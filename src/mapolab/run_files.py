@@ -6,10 +6,11 @@ but what an evaluation of ours is made of.
 
 from __future__ import annotations
 
+import sys
 from dataclasses import is_dataclass
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal, Required, get_args, get_type_hints
+from typing import Any, Literal, Required, TypeVar, get_args, get_type_hints
 
 from typing_extensions import TypedDict
 
@@ -18,11 +19,16 @@ from mapolab.config.rollout import reward_label
 from mapolab.errors import UserError
 from mapolab.files import sha256, short_hash
 from mapolab.reading import read_numbers, read_object, read_yaml
+from mapolab.texts import visible
 
 RUN_FIX = (
     "Fetch or restore the run's folder; one of your own begins anew, with the same command, where it is moved away."
 )
 Status = Literal["running", "finished", "failed", "interrupted", "preempted"]
+
+
+class HasStatus(TypedDict):
+    status: Status
 
 
 class Objective(TypedDict, total=False):
@@ -90,6 +96,22 @@ class Settings(TypedDict, total=False):
     checksums: dict[str, str]
 
 
+class ScorerName(TypedDict):
+    name: str
+
+
+class TableSettings(TypedDict, total=False):
+    """What of an evaluation's settings says how many rows its table has, and which columns."""
+
+    scorers: Required[list[ScorerName]]
+    prompt_count: int
+    images_per_prompt: int
+    checksums: dict[str, str]
+
+
+AnySettings = TypeVar("AnySettings")
+
+
 class Links(TypedDict):
     """links.json of an evaluation: the folder of the run's base, from the run's own."""
 
@@ -110,17 +132,23 @@ class Tracker(TypedDict):
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Raises UserError for one that is missing, not whole, or was changed since it was written."""
+    """Raises UserError for one that is missing or not whole; says so where it was changed since it was written."""
     file = folder / "manifest.json"
     manifest = read_object(file, Manifest, RUN_FIX)
-    _check_sum(file, manifest, "manifest", RUN_FIX)
+    if _differs(manifest, "manifest"):
+        _say(f"{file} was changed since mapolab wrote it; what it says now is what is read.")
     return manifest
+
+
+def read_status(folder: Path) -> Status:
+    """How a run stands, by its manifest, whatever else that lacks."""
+    return read_object(folder / "manifest.json", HasStatus, RUN_FIX)["status"]
 
 
 def read_config(folder: Path) -> dict[str, Any]:
     """config.yaml of a run, each key of the type that `train` gives it; a run of an earlier version lacks some.
 
-    Raises UserError for any other file, and for one that is not as it was when the run was finished.
+    Raises UserError for any other file; says so where it is not as it was when the run was finished.
     """
     file = folder / "config.yaml"
     config = read_yaml(file, saved_train(), RUN_FIX)
@@ -136,8 +164,8 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise UserError(f"{file}: {error}") from None
     except (TypeError, ValueError, AttributeError):
         raise UserError(f"{file} has something else than rewards under rollout.rewards. {RUN_FIX}") from None
-    if (folder / "manifest.json").exists():
-        check_file(file, read_manifest(folder))
+    if (folder / "manifest.json").exists() and _is_changed(file, read_manifest(folder)):
+        _say(f"{file} was changed since the run was finished; what it says now is what is read.")
     return config
 
 
@@ -164,16 +192,18 @@ def read_curves(folder: Path, name: str, manifest: Manifest) -> dict[str, list[f
     """The columns of metrics.csv or validation.csv of a finished run, as `reading.read_numbers`; none where it is not
     there and need not be.
 
-    Raises UserError for a file that is not as it was when the run was finished, or lacks steps.
+    Raises UserError for a file that is not as it was when the run was finished; of a run of an earlier version, which
+    did not note that, it says where steps lack.
     """
     file = folder / name
     if not file.exists() and name not in manifest.get("checksums", {}):
         return {}
     columns = read_numbers(file, RUN_FIX)
-    check_file(file, manifest)
+    if _is_changed(file, manifest):
+        raise UserError(f"{file} was changed since the run was finished: its figures are not the run's. {RUN_FIX}")
     steps, counted = columns.get("step", []), manifest.get("steps")
     if name == "metrics.csv" and counted is not None and len(steps) != counted:
-        raise UserError(f"{file} has {len(steps)} of {counted} steps. {RUN_FIX}")
+        _say(f"{file} has {len(steps)} steps, and the run had {counted}: the curves are of these alone.")
     return columns
 
 
@@ -183,18 +213,25 @@ def checksums(folder: Path) -> dict[str, str]:
     return {name: sha256(folder / name) for name in names if (folder / name).is_file()}
 
 
-def check_file(file: Path, manifest: Manifest) -> None:
-    """Raise UserError for a file of a finished run that is not as it was then; an earlier version did not note it."""
+def _is_changed(file: Path, manifest: Manifest) -> bool:
+    """Whether a file of a finished run is not as it was then; an earlier version did not note it."""
     noted = manifest.get("checksums", {}).get(file.name)
-    if manifest["status"] == "finished" and noted is not None and sha256(file) != noted:
-        raise UserError(f"{file} was changed since the run was finished: it does not say what the run did. {RUN_FIX}")
+    return manifest["status"] == "finished" and noted is not None and sha256(file) != noted
 
 
-def read_settings(evaluation: Path) -> Settings:
-    """settings.json of an evaluation. Raises UserError for one that is not as it was written."""
+@lru_cache
+def _say(text: str) -> None:
+    """Once. A config may have been changed for a reason, such as a model that lies elsewhere now."""
+    print(visible(text), file=sys.stderr, flush=True)
+
+
+def read_settings(evaluation: Path, kind: type[AnySettings] = Settings) -> AnySettings:
+    """settings.json of an evaluation. kind: what of it is needed. Raises UserError for one that is not as it was
+    written."""
     file, fix = evaluation / "settings.json", evaluate_again(evaluation)
-    settings = read_object(file, Settings, fix)
-    _check_sum(file, settings, "settings", fix)
+    settings = read_object(file, kind, fix)
+    if _differs(settings, "settings"):
+        raise UserError(f"{file} was changed since it was written: it does not say what was measured. {fix}")
     names = [scorer["name"] for scorer in settings["scorers"]]
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise UserError(f"{file} has two scorers called {twice}. {fix}")
@@ -215,7 +252,7 @@ def read_base(run: Path, evaluation: Path) -> Path | None:
         raise UserError(f"{file} names the base {named!r:.80}, which is no path from the run's folder. {fix}")
     if not (base / "evaluation" / evaluation.name / "scores.csv").is_file():
         return None
-    if read_manifest(base)["objective"]["name"] != "base":
+    if (base / "manifest.json").exists() and read_manifest(base)["objective"]["name"] != "base":
         raise UserError(f"{file} names {base}, which is no base model. {fix}")
     return base
 
@@ -253,10 +290,9 @@ def with_checksum(content: dict[str, Any], name: str, **others: str) -> dict[str
     return rest | {"checksums": noted | {name: short_hash([rest, noted])}}
 
 
-def _check_sum(file: Path, content: Any, name: str, fix: str) -> None:
+def _differs(content: Any, name: str) -> bool:
     noted = content.get("checksums", {}).get(name)
-    if noted is not None and with_checksum(content, name)["checksums"][name] != noted:
-        raise UserError(f"{file} was changed since it was written: what it says is not what was measured. {fix}")
+    return noted is not None and with_checksum(content, name)["checksums"][name] != noted
 
 
 @lru_cache

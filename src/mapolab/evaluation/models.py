@@ -21,7 +21,7 @@ from mapolab.models.lora_files import check_lora, lora_file, lora_files
 from mapolab.models.pipeline_folder import PipelineFolder
 from mapolab.models.sdxl import SDXL
 from mapolab.paths import BUILTIN, find_paths, resolve
-from mapolab.run_files import RUN_FIX, read_config, read_manifest
+from mapolab.run_files import RUN_FIX, read_config, read_manifest, read_status
 from mapolab.runs import changed_parts, final_weights
 
 SDXL_BASE = "stabilityai/stable-diffusion-xl-base-1.0"
@@ -129,7 +129,7 @@ def config_of_finished_run(run: Path) -> dict[str, Any]:
         raise UserError(
             f"{run} is not a run folder: it has no manifest.json and config.yaml. Give the folder that `train` named."
         )
-    status = read_manifest(run)["status"]
+    status = read_status(run)
     if status != "finished":
         raise UserError(f"The run in {run} is {status}, not finished. Give its `mapolab train` command again first.")
     if final_weights(run) is None:

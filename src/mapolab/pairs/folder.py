@@ -20,8 +20,8 @@ class ResultManifest(TypedDict, total=False):
     """manifest.json of a folder that a command fills step by step. counts, means: of pairs; rounds: of an iteration."""
 
     status: Required[Literal["running", "finished"]]
-    settings: Required[dict[str, Any]]
-    restarts: Required[int]
+    settings: dict[str, Any]
+    restarts: int
     files: list[str]
     counts: dict[str, Any]
     means: dict[str, dict[str, float]]
