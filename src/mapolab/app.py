@@ -3,13 +3,13 @@
 import contextlib
 import importlib
 import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from mapolab.errors import Interrupted, RunError, UserError
 from mapolab.job_record import note_end
+from mapolab.texts import say
 from mapolab.training.stopping import release_signals
 
 # Where each command's work is done: module and function, called with the checked config.
@@ -122,7 +122,7 @@ class Task:
 
 def report(error: UserError | RunError | Interrupted) -> int:
     """Print a deliberate end as one paragraph, and note it in the record of a sweep's job. Returns its exit code."""
-    print(f"mapolab: {error}", file=sys.stderr, flush=True)
+    say(f"mapolab: {error}", to_errors=True)
     note_end(error.exit_code, str(error))
     return error.exit_code
 

@@ -6,7 +6,6 @@ but what an evaluation of ours is made of.
 
 from __future__ import annotations
 
-import sys
 from dataclasses import is_dataclass
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
@@ -19,7 +18,7 @@ from mapolab.config.rollout import reward_label
 from mapolab.errors import UserError
 from mapolab.files import sha256, short_hash
 from mapolab.reading import read_numbers, read_object, read_yaml
-from mapolab.texts import visible
+from mapolab.texts import say
 
 RUN_FIX = (
     "Fetch or restore the run's folder; one of your own begins anew, with the same command, where it is moved away."
@@ -222,7 +221,7 @@ def _is_changed(file: Path, manifest: Manifest) -> bool:
 @lru_cache
 def _say(text: str) -> None:
     """Once. A config may have been changed for a reason, such as a model that lies elsewhere now."""
-    print(visible(text), file=sys.stderr, flush=True)
+    say(text, to_errors=True)
 
 
 def read_settings(evaluation: Path, kind: type[AnySettings] = Settings) -> AnySettings:

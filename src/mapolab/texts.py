@@ -5,6 +5,8 @@ matplotlib is told to take no text for a formula; control signs are shown in bot
 """
 
 import re
+import sys
+from typing import Any
 
 # Control characters but for tab and line ends, and half a surrogate pair: "\ud800" in JSON, or bytes of a command line
 # that are no UTF-8.
@@ -49,6 +51,18 @@ def one_line(text: str) -> str:
 def visible(text: str) -> str:
     r"""For the terminal, the page and plots: signs that act instead of being seen, as `\x1b` or `\u202e`."""
     return HIDDEN.sub(lambda sign: sign[0].encode("unicode_escape").decode(), text)
+
+
+def rich_text(text: str, style: str = "") -> Any:
+    """For rich's tables, trees and print: `visible`, in which no [tag] and no :emoji: is a mark."""
+    from rich.text import Text
+
+    return Text(visible(text), style)
+
+
+def say(text: str, to_errors: bool = False) -> None:
+    """Print a line, `visible`, at once."""
+    print(visible(text), file=sys.stderr if to_errors else sys.stdout, flush=True)
 
 
 def markdown(text: str) -> str:

@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from mapolab.errors import UserError
+from mapolab.reading import read_rows
 from mapolab.report.compare import compare
 from mapolab.report.published import published_note
-from mapolab.reading import read_rows
 from mapolab.report.wall import embed, evenly
 
 PATTERN = "outputs/emoji_style/*"

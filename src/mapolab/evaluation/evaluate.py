@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from mapolab import files
@@ -26,7 +25,7 @@ from mapolab.evaluation.scores_table import FILE, read_scores
 from mapolab.evaluation.scoring import score_pictures, write_pictures
 from mapolab.evaluation.store import Store
 from mapolab.run_files import ScorerAbout, read_settings, with_checksum
-from mapolab.texts import visible
+from mapolab.texts import rich_text, say
 
 
 def evaluate(config: dict[str, Any]) -> list[Path]:
@@ -114,7 +113,7 @@ class Evaluation:
         if self.processes.rank == 0:
             self._write(model, folder, keys)
             if self.processes.count == 1:
-                print(f"{model.name}: {drawn} of {len(keys)} pictures drawn, {scored} scores computed")
+                say(f"{model.name}: {drawn} of {len(keys)} pictures drawn, {scored} scores computed")
         self.processes.barrier()
         return folder
 
@@ -139,7 +138,7 @@ class Evaluation:
             earlier = read_settings(folder)["scorers"]
         except UserError as error:
             names = ", ".join(scorer.name for scorer in self.scorers) or "none"
-            print(visible(f"{error} So it does now, with the scorers of this command alone: {names}."), flush=True)
+            say(f"{error} So it does now, with the scorers of this command alone: {names}.")
             return []
         return [
             scorer for scorer in earlier if all(scorer.get("fingerprint") in self.store.scores(key) for key in keys)
@@ -158,8 +157,8 @@ def _print_means(folders: list[tuple[str, Path]], scorers: list[Scorer]) -> None
     """Nothing where there is no scorer."""
     if not scorers:
         return
-    table = Table("", *(escape(scorer.name) for scorer in scorers), title="mean scores")
+    table = Table("", *(rich_text(scorer.name) for scorer in scorers), title="mean scores")
     for label, folder in folders:
         means = read_scores(folder).means()
-        table.add_row(escape(label), *(f"{means[scorer.name]:.3f}" for scorer in scorers))
+        table.add_row(rich_text(label), *(f"{means[scorer.name]:.3f}" for scorer in scorers))
     Console().print(table)

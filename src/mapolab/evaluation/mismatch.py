@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from PIL import Image
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from mapolab import files
@@ -34,6 +33,7 @@ from mapolab.evaluation.statistics import MINIMUM, MethodScores, PairedStatistic
 from mapolab.evaluation.store import Store
 from mapolab.run_files import with_checksum
 from mapolab.streams import Stream, generator
+from mapolab.texts import rich_text, say
 
 
 def mismatch(config: dict[str, Any]) -> Path:
@@ -65,7 +65,7 @@ def mismatch(config: dict[str, Any]) -> Path:
     def pipeline():
         return load_pipeline(model, settings["scheduler"], settings["precision"]).to(processes.device)
 
-    with Console().status(f"drawing {len(captions)} captions with {escape(model.name)}"):
+    with Console().status(rich_text(f"drawing {len(captions)} captions with {model.name}")):
         generate(pipeline, drawings, keys, settings, store, options["batch_size"], (0, 1), lambda done: None)
     drawn = embed(features, [store.load_picture(key) for key in keys], options["batch_size"])
     sides = {"chosen": [chosen for _, chosen, _ in records], "rejected": [rejected for _, _, rejected in records]}
@@ -163,7 +163,7 @@ def embed(features: Features, pictures: list[Image.Image], batch_size: int) -> t
 def _print(found: dict[str, Any], path: Path) -> None:
     # The two names belong to InceptionV3's features.
     named = ("FID", "KID") if found["features"] == "inception" else ("Frechet distance", "kernel distance")
-    table = Table("the model's pictures against", f"{found['features']} distance", *named)
+    table = Table("the model's pictures against", rich_text(f"{found['features']} distance"), *named)
     for side in ("chosen", "rejected"):
         if side in found:
             one = found[side]
@@ -172,8 +172,7 @@ def _print(found: dict[str, Any], path: Path) -> None:
             table.add_row(side, distance, f"{one['frechet_distance']:.1f}", f"{one['kernel_distance']:.4f}")
     console = Console()
     console.print(table)
-    console.print(
+    say(
         f"{found['pairs']} pairs. The distance is 1 - cosine of features, caption by caption: 0 would be the same "
-        f"pictures. Brackets hold 95% {INTERVALS} over captions; fewer than {MINIMUM} have none. In {path}",
-        soft_wrap=True,
+        f"pictures. Brackets hold 95% {INTERVALS} over captions; fewer than {MINIMUM} have none. In {path}"
     )

@@ -21,6 +21,7 @@ from mapolab.models.parts import MODELS
 from mapolab.models.precision import DTYPES
 from mapolab.models.weights import is_finite
 from mapolab.run_files import read_manifest
+from mapolab.texts import say
 from mapolab.training.folders import FolderWriter
 
 NEEDS_LORA = ("lora", "kohya")
@@ -47,7 +48,7 @@ def export(config: dict[str, Any]) -> Path:
         card = model_card(run, run_config, manifest, formats, config["license"], config["dtype"])
         write_text(folder / "README.md", card)
     told = [f"Exported {', '.join(formats)} to {target}", *left_out, *token_use(run_config, formats)]
-    print("\n".join(told), flush=True)
+    say("\n".join(told))
     if config["push"]:
         _push(config["push"], target, config["private"])
     return target

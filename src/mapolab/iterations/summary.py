@@ -8,13 +8,12 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 from typing_extensions import TypedDict
 
 from mapolab.files import write_csv, write_json
 from mapolab.iterations.rounds import Round
 from mapolab.reading import read_object
-from mapolab.texts import visible
+from mapolab.texts import rich_text
 
 Row = dict[str, Any]
 
@@ -76,7 +75,7 @@ def print_summary(rows: Sequence[Row]) -> None:
     names = [f"round {row['round']}" if row["round"] else "start" for row in rows]
     table = Table("mean scores", *names)
     for column in _columns(rows)[1:]:
-        table.add_row(Text(visible(column.replace("_", " "))), *(_number(row.get(column, ""), ".3f") for row in rows))
+        table.add_row(rich_text(column.replace("_", " ")), *(_number(row.get(column, ""), ".3f") for row in rows))
     Console().print(table)
 
 

@@ -13,6 +13,7 @@ from mapolab.report.methods import group_methods
 from mapolab.report.runs import Method, Run, flatten
 from mapolab.run_files import read_base, read_manifest, read_settings
 from mapolab.runs import final_weights
+from mapolab.texts import say
 
 
 def collect(
@@ -82,7 +83,7 @@ def _check_finished(folder: Path, status: str) -> None:
             f"`mapolab evaluate models={folder}`, or leave it out by naming the other runs: runs=[...]."
         )
     if (folder / "config.yaml").is_file() and final_weights(folder) is None:
-        print(f"The weights of {folder} are gone: what is compared are scores of when they were there.", flush=True)
+        say(f"The weights of {folder} are gone: what is compared are scores of when they were there.")
 
 
 def _evaluations(folder: Path) -> dict[str, Path]:

@@ -13,7 +13,7 @@ from mapolab.report.words import percent
 
 def evaluation_rows(comparison: Comparison) -> list[tuple[str, str]]:
     """The evaluation's settings and what intervals are, as rows."""
-    settings = {key: value for key, value in comparison.settings.items() if key != "scorers"}
+    settings = {key: value for key, value in comparison.settings.items() if key not in ("scorers", "checksums")}
     settings["scorers"] = ", ".join(score.name for score in comparison.scores) or "none"
     settings["evaluation"] = comparison.base.runs[0].evaluation.name
     settings["intervals"] = f"{percent(comparison.confidence)} {INTERVALS} over {comparison.over}"

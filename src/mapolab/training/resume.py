@@ -1,9 +1,9 @@
 """The checkpoints of a run: which one to continue from, which ones to keep."""
 
 import shutil
-import sys
 from pathlib import Path
 
+from mapolab.texts import say
 from mapolab.training.folders import discard, fault, sweep
 
 
@@ -41,7 +41,7 @@ class CheckpointFolder:
             aside = checkpoint.with_name(f"broken-{checkpoint.name}")
             shutil.rmtree(aside, ignore_errors=True)
             checkpoint.rename(aside)
-            print(f"The checkpoint {checkpoint} is broken: {wrong}. It is set aside as {aside.name}.", file=sys.stderr)
+            say(f"The checkpoint {checkpoint} is broken: {wrong}. It is set aside as {aside.name}.", to_errors=True)
         return None
 
     def sweep(self) -> None:
