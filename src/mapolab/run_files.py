@@ -6,6 +6,7 @@ but what an evaluation of ours is made of.
 
 from __future__ import annotations
 
+import re
 from dataclasses import is_dataclass
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
@@ -13,6 +14,7 @@ from typing import Any, Literal, Required, TypeVar, get_args, get_type_hints
 
 from typing_extensions import TypedDict
 
+from mapolab.config.model_checks import TOKEN
 from mapolab.config.ranges import check_values
 from mapolab.config.rollout import reward_label
 from mapolab.errors import UserError
@@ -154,6 +156,9 @@ def read_config(folder: Path) -> dict[str, Any]:
     for block, *keys in NEEDED:
         if missing := next((key for key in keys if key not in config.get(block, {})), None):
             raise UserError(f"{file} has no {block}.{missing}. {RUN_FIX}")
+    token = ((config.get("model") or {}).get("lora") or {}).get("learned_token")
+    if token is not None and not re.fullmatch(TOKEN, token):
+        raise UserError(f"{file} has {token!r:.60} for model.lora.learned_token, which is no name of one. {RUN_FIX}")
     flat = {f"{block}.{key}": value for block in CHECKED for key, value in (config.get(block) or {}).items()}
     try:
         check_values(flat)
@@ -299,7 +304,8 @@ def saved_train() -> Any:
     """The type of a saved config: the schema of `train`, of which any key may lack."""
     from mapolab.config.schema import Train
 
-    return _partial(Train)
+    hints = {**get_type_hints(_partial(Train)), "from_environment": dict[str, str]}
+    return TypedDict("SavedTrain", hints, total=False)
 
 
 def _partial(schema: type) -> Any:

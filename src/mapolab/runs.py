@@ -20,6 +20,7 @@ from typing import Any
 
 import yaml
 
+from mapolab.config.environment_values import as_saved, hide
 from mapolab.config.identity import EARLIER, as_earlier, identity, run_folder
 from mapolab.config.rollout import reward_label
 from mapolab.errors import UserError
@@ -102,7 +103,7 @@ class RunFolder:
         if not saved:
             earlier = RunFolder(run_folder(as_earlier(config)))
             check_earlier(earlier.path, earlier.config(), earlier.finished)
-        elif changed := differences(identity(saved), identity(config)):
+        elif changed := _changed(saved, config):
             raise UserError(
                 f"{self.path} holds a run with another config ({'; '.join(changed)}). Give the values of before to "
                 "continue that run, or give the new one another output_dir, or remove the folder."
@@ -114,7 +115,7 @@ class RunFolder:
 
     def claim(self, config: dict[str, Any]) -> None:
         """Make the folder this run's: save the resolved config, begin the manifest or count a restart."""
-        write_text(self.path / "config.yaml", yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+        write_text(self.path / "config.yaml", yaml.safe_dump(as_saved(config), sort_keys=False, allow_unicode=True))
         before = self.manifest()
         self.update(**({"status": "running", "restarts": before["restarts"] + 1} if before else new_manifest(config)))
 
@@ -145,6 +146,13 @@ class RunFolder:
 def final_weights(run: Path) -> Path | None:
     """The folder of a finished run's weights: `unet/` or `lora/`; None if they are gone."""
     return next((run / name for name in ("unet", "lora") if any((run / name).glob("*.safetensors"))), None)
+
+
+def _changed(saved: dict[str, Any], config: dict[str, Any]) -> list[str]:
+    """`differences` of what decides the weights; an earlier version saved secrets' values, too."""
+    if changed := differences(identity(saved), identity(as_saved(config))):
+        return changed if differences(identity(saved), identity(config)) else []
+    return []
 
 
 def changed_parts(before: dict[str, str] | None, files: dict[str, str]) -> list[str]:
@@ -201,7 +209,7 @@ def new_manifest(config: dict[str, Any]) -> dict[str, Any]:
         "objective": config["objective"],
         "seed": config["seed"],
         "label": label(config["objective"], config["rollout"]),
-        "command": " ".join(sys.argv),
+        "command": hide(" ".join(sys.argv), config),
         "started": timestamp(),
         "finished": None,
         "wall_seconds": 0.0,

@@ -67,7 +67,7 @@ def say(text: str, to_errors: bool = False) -> None:
 
 def markdown(text: str) -> str:
     """For Markdown: one line in which nothing is a mark, a tag, a link or the end of a table's cell."""
-    signs = r"([\\`*|~]|<(?=[A-Za-z/!?])|\](?=[(\[:])|!(?=\[)|(?<!\w)_|_(?!\w)|&(?=#?\w+;))"
+    signs = r"([\\`*|~]|<(?=[A-Za-z/!?])|(?<=[^\s>])>|\](?=[(\[:])|!(?=\[)|(?<!\w)_|_(?!\w)|&(?=#?\w+;))"
     line = re.sub(signs, r"\\\1", visible(" ".join(text.split())))
     # A web address becomes a link by itself; as does www.
     return re.sub(r"(?i)\b(https?|ftp)(?=://)|\bwww(?=\.)", lambda found: f"{found[0]}&#8203;", line)

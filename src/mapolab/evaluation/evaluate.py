@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mapolab import files
+from mapolab.config.environment_values import hidden
 from mapolab.errors import UserError
 from mapolab.evaluation.model_names import BASE
 from mapolab.evaluation.models import EvaluatedModel, base_of, find_models
@@ -52,7 +53,8 @@ def evaluate(config: dict[str, Any]) -> list[Path]:
     store = Store(Path(config.get("store") or output_root / ".store"))
     if processes.rank == 0:
         tell_cut(cut, len(prompts))
-    work = Evaluation(settings, options, rows, scorers, store, processes, cut)
+    shown = hidden(options, config, *(model.run for model in models if model.run is not None))
+    work = Evaluation(settings, options, rows, scorers, store, processes, cut, shown)
     folders = {model.folder: work.run(model) for model in everyone}
     if processes.rank == 0:
         for model in models:
@@ -82,14 +84,13 @@ class Evaluation:
         store: Store,
         processes: Processes,
         cut: dict[str, int],
+        shown: dict[str, Any],
     ) -> None:
         self.settings, self.rows, self.scorers, self.store = settings, rows, scorers, store
         self.drawings = drawings_of([row.prompt for row in rows], settings)
         self.processes, self.group, self.cut = processes, options["batch_size"], cut
         # Under which names the prompts were found; what they are is in the settings' hash.
-        self.named = {
-            key: options[key] for key in ("prompts", "split", "revision", "limit") if options[key] is not None
-        }
+        self.named = {key: shown[key] for key in ("prompts", "split", "revision", "limit") if shown[key] is not None}
 
     def run(self, model: EvaluatedModel) -> Path:
         """Draw and score with one model; returns the evaluation's folder, which appears when all of it is done."""
@@ -157,7 +158,9 @@ def _print_means(folders: list[tuple[str, Path]], scorers: list[Scorer]) -> None
     """Nothing where there is no scorer."""
     if not scorers:
         return
-    table = Table("", *(rich_text(scorer.name) for scorer in scorers), title="mean scores")
+    table = Table("", title="mean scores")
+    for scorer in scorers:
+        table.add_column(rich_text(scorer.name))
     for label, folder in folders:
         means = read_scores(folder).means()
         table.add_row(rich_text(label), *(f"{means[scorer.name]:.3f}" for scorer in scorers))

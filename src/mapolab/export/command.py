@@ -8,6 +8,7 @@ import yaml
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
 
+from mapolab.config.environment_values import as_typed, for_others
 from mapolab.errors import UserError
 from mapolab.evaluation.generation import add_token, load_pipeline
 from mapolab.evaluation.models import EvaluatedModel, is_lora, model_of_run
@@ -42,10 +43,11 @@ def export(config: dict[str, Any]) -> Path:
         raise UserError(f"{target} exists and is not empty. Remove it, or give another folder as to=...")
     with FolderWriter(target) as folder:
         _write(folder, formats, model, lora, DTYPES[config["dtype"]], config["name"] or target.name)
-        manifest = read_manifest(run)
+        manifest = for_others(read_manifest(run), run_config)
+        told = for_others(as_typed(run_config), run_config)
         write_json(folder / "run_manifest.json", manifest)
-        write_text(folder / "run_config.yaml", yaml.safe_dump(run_config, sort_keys=False, allow_unicode=True))
-        card = model_card(run, run_config, manifest, formats, config["license"], config["dtype"])
+        write_text(folder / "run_config.yaml", yaml.safe_dump(told, sort_keys=False, allow_unicode=True))
+        card = model_card(run, told, manifest, formats, config["license"], config["dtype"])
         write_text(folder / "README.md", card)
     told = [f"Exported {', '.join(formats)} to {target}", *left_out, *token_use(run_config, formats)]
     say("\n".join(told))

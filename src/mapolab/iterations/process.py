@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from mapolab.config.environment_values import KEY
 from mapolab.errors import Interrupted, RunError, UserError
 from mapolab.files import write_json
 from mapolab.job_record import RECORD, note_job, read_record
@@ -65,6 +66,8 @@ class PhaseProcess:
                 passed_on = self.signal
                 process.send_signal(passed_on)
             time.sleep(0.02)
+        if config.get(KEY):  # what it holds is no longer needed, and perhaps a secret
+            file.unlink(missing_ok=True)
         return process.returncode, read_record(record).get("message")
 
     def _note(self, number: int, frame: object) -> None:

@@ -9,6 +9,7 @@ from typing import Any, Literal, Required
 from typing_extensions import TypedDict
 
 from mapolab import files
+from mapolab.config.environment_values import hide
 from mapolab.errors import UserError
 from mapolab.reading import read_object
 from mapolab.runs import differences, environment, timestamp
@@ -66,7 +67,7 @@ class ResultFolder:
         for file in self.path.glob(".*.tmp"):
             file.unlink()
         before = self.manifest()
-        fresh = {"command": " ".join(sys.argv), "started": timestamp(), "restarts": -1, "settings": settings}
+        fresh = {"command": hide(" ".join(sys.argv)), "started": timestamp(), "restarts": -1, "settings": settings}
         about = fresh | environment() | before
         about |= {"status": "running", "finished": None, "restarts": about["restarts"] + 1}
         files.write_json(self.path / MANIFEST, about)

@@ -11,6 +11,7 @@ from itertools import pairwise
 from pathlib import PurePosixPath
 from typing import Any
 
+from mapolab.config.environment_values import KEY
 from mapolab.config.identity import identity
 from mapolab.config.rollout import reward_label
 from mapolab.errors import UserError
@@ -86,6 +87,9 @@ def _settings(run: Run, everyone: list[Run]) -> dict[str, Any]:
     if not run.config:
         return {}
     found = flatten(identity(run.config))
+    for key, text in run.config.get(KEY, {}).items():
+        if key in found:  # not the value, but what tells it from others
+            found[key] = f"{text}#{short_hash(found[key])}"
     if rollout := run.config.get("rollout"):
         found[f"{OBJECTIVE}reward"] = "+".join(map(reward_label, rollout["rewards"]))
     found |= {key: _fact(run, key, everyone) for key in ("data_fingerprint", "base")}

@@ -12,6 +12,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from safetensors import SafetensorError
 
 from mapolab import objectives
+from mapolab.config.environment_values import as_typed, hide
 from mapolab.config.identity import run_folder
 from mapolab.config.printing import print_tree
 from mapolab.data.records import Source
@@ -102,7 +103,7 @@ def _train_as_owner(config: dict[str, Any], folder: RunFolder, stop: StopRequest
     """Fit, with the manifest telling at any time how the run stands."""
     if config["trainer"]["progress"] != "off":
         if RECORD not in os.environ:  # a sweep would show it for each job
-            print_tree(config)
+            print_tree(as_typed(config))
         print(f"Run folder: {folder.path}", flush=True)
     # Before the folder is claimed: a mistake found here can be corrected with the same output_dir.
     parts = prepare(config)
@@ -136,7 +137,7 @@ def _train_as_owner(config: dict[str, Any], folder: RunFolder, stop: StopRequest
             raise RunError(failure) from None
         raise
     finally:
-        _close(folder, status, failure)
+        _close(folder, status, failure and hide(failure, config))
 
 
 def _close(folder: RunFolder, status: str, failure: str | None) -> None:
