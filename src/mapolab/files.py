@@ -12,11 +12,15 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from mapolab.errors import UserError
 from mapolab.texts import with_apostrophe
 
 
 def write_bytes(path: str | Path, data: bytes) -> None:
-    """Replace `path` by `data` atomically, making its folder if need be. Raises OSError as open() would."""
+    """Replace `path` by `data` atomically, making its folder if need be.
+
+    Raises OSError as open() would, and UserError where the path is a folder.
+    """
     path = Path(path)
     make_folder(path.parent)
     # In the target's own folder: a rename across devices would be a copy, which can be cut off in the middle.
@@ -27,6 +31,9 @@ def write_bytes(path: str | Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    except IsADirectoryError:
+        temporary.unlink(missing_ok=True)
+        raise UserError(f"{path} is a folder, where a file of that name is written. Move it away.") from None
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
