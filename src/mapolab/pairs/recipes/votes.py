@@ -23,8 +23,10 @@ from mapolab.pairs.drawing import left_out, plain_png
 from mapolab.pairs.held_out import HeldOut
 from mapolab.pairs.material import Contest, Material, Picture
 from mapolab.paths import find_paths
+from mapolab.texts import odd_character
 
 TEXTS = ("caption", "image_0_uid", "image_0_url", "image_1_uid", "image_1_url", "model_0", "model_1")
+PLACES = ("image_0_url", "image_1_url")
 PICTURES = ("jpg_0", "jpg_1")
 UID_LENGTH = 32
 
@@ -55,11 +57,15 @@ def read_votes(file: Path) -> list[dict[str, Any]]:
         lines = [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
     except UnicodeDecodeError:
         lines = [""]
+    except OSError as error:
+        raise UserError(
+            f"{file} cannot be read ({error.strerror}). Name the votes.jsonl that the page exports."
+        ) from None
     rows = []
     for number, line in enumerate(lines):
         try:
             row = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             row = None
         if reason := _fault(row):
             raise UserError(
@@ -80,6 +86,10 @@ def _fault(row: Any) -> str | None:
         return f"lacks {missing[0]}"
     if wrong := [key for key in TEXTS if not isinstance(row[key], str) or not row[key]]:
         return f"has no text as {wrong[0]}"
+    if wrong := [key for key in TEXTS if odd_character(row[key])]:
+        return f"has the character {odd_character(row[wrong[0]])} in {wrong[0]}"
+    if wrong := [key for key in PLACES if len(Path(row[key]).parts) < 2]:
+        return f"has no picture of a model's folder as {wrong[0]}"
     if wrong := [key for key in PICTURES if not isinstance(row.get(key), str | None)]:
         return f"has neither base64 nor null as {wrong[0]}"
     if type(row["label_0"]) not in (int, float) or row["label_0"] not in (0, TIE, 1):
