@@ -325,10 +325,10 @@ def test_a_saved_config_sends_nothing(here, finished_run, tmp_path, listener, mo
             mismatch(compose("mismatch", [f"run={finished_run}", f"output_root={tmp_path / 'outputs'}"]))
     assert not asked
     rewrite(finished_run, evaluation={"prompts": f"{address}/x.parquet"}, data={"path": f"{address}/x.parquet"})
-    with pytest.raises(UserError, match="is not there, or not for you|has no parquet file"):
+    with pytest.raises(UserError, match=r"is not there, or not for you|has no parquet file"):
         here(prompts=f"{address}/x.parquet")
     asked_once = len(asked)
-    with pytest.raises(UserError, match="is not there, or not for you|has no parquet file"):
+    with pytest.raises(UserError, match=r"is not there, or not for you|has no parquet file"):
         mismatch(compose("mismatch", [f"run={finished_run}", f"data.path={address}/x.parquet"]))
     assert 0 < asked_once < len(asked)
     reliability(
