@@ -3,14 +3,13 @@
 import contextlib
 import importlib
 import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from mapolab.errors import Interrupted, RunError, UserError, disk_fault
 from mapolab.job_record import note_end
-from mapolab.texts import without_odd_characters
+from mapolab.texts import say
 from mapolab.training.stopping import release_signals
 
 # Where each command's work is done: module and function, called with the checked config.
@@ -136,7 +135,7 @@ def report(error: UserError | RunError | Interrupted) -> int:
     """Print a deliberate end as one paragraph, and note it in the record of a sweep's job. Returns its exit code."""
     # A message may quote a file, and a terminal would obey some of what that can hold.
     with contextlib.suppress(OSError):  # a log on a full disk
-        print(f"mapolab: {without_odd_characters(str(error))}", file=sys.stderr, flush=True)
+        say(f"mapolab: {error}", to_errors=True)
     note_end(error.exit_code, str(error))
     return error.exit_code
 

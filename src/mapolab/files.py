@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from mapolab.errors import UserError, error_number
+from mapolab.texts import with_apostrophe
 
 UNFINISHED = re.compile(r"\.[0-9a-f]{12}\.tmp")
 """The names of files that are being written."""
@@ -132,7 +133,10 @@ def json_text(value: Any) -> str:
 
 
 def write_csv(path: str | Path, lines: Iterable[Iterable[Any]]) -> None:
-    """Replace `path` by a table, atomically: every text is read again as it is, and None as an empty cell."""
+    """Replace `path` by a table, atomically: `reading.read_cells` reads every text as it is, and None as an empty cell.
+
+    A spreadsheet takes no cell for a formula: an apostrophe stands before what begins like one.
+    """
     write_text(path, csv_text(lines))
 
 
@@ -142,7 +146,7 @@ def csv_text(lines: Iterable[Iterable[Any]]) -> str:
 
 
 def _cell(value: Any) -> str:
-    text = "" if value is None else str(value)
+    text = "" if value is None else with_apostrophe(str(value))
     # csv.writer leaves a carriage return without quotes where lines end in \n, and csv.reader ends the row there.
     return '"' + text.replace('"', '""') + '"' if any(sign in text for sign in ',"\r\n') else text
 

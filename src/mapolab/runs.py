@@ -19,11 +19,14 @@ from typing import Any
 
 import yaml
 
+from mapolab.config.environment_values import as_saved, hide
 from mapolab.config.identity import EARLIER, as_earlier, identity, run_folder
 from mapolab.config.rollout import reward_label
 from mapolab.errors import UserError
-from mapolab.files import content_key, read_json, write_json, write_text
+from mapolab.files import content_key, write_json, write_text
 from mapolab.output import RUN, OutputFolder
+from mapolab.reading import read_object
+from mapolab.run_files import Requeue, Tracker, read_config, read_manifest, with_checksum
 
 PACKAGES = ("mapolab", "torch", "lightning", "diffusers", "transformers", "safetensors", "numpy")
 
@@ -54,12 +57,13 @@ class RunFolder:
         file = self.path / "tracker.json"
         if not file.exists():
             write_json(file, {"id": f"{self.path.name[:48]}-{secrets.token_hex(4)}"})
-        return read_json(file)["id"]
+        return read_object(file, Tracker, "Remove it, and the tracker shows the run under a new name.")["id"]
 
     def requeues(self) -> list[dict[str, Any]]:
         """Each time that the run's Slurm job was requeued: time, job, step, reason. Apart from the manifest, because a
         job may be preempted before there is one."""
-        return read_json(self.requeues_file) if self.requeues_file.exists() else []
+        file = self.requeues_file
+        return read_object(file, list[Requeue], "Remove it, and requeues are counted anew.") if file.exists() else []
 
     def note_requeues(self, requeues: list[dict[str, Any]]) -> None:
         """Replace that list."""
@@ -80,7 +84,7 @@ class RunFolder:
         if not saved:
             earlier = RunFolder(run_folder(as_earlier(config)))
             check_earlier(earlier.path, earlier.config(), earlier.finished)
-        elif changed := differences(identity(saved), identity(config)):
+        elif changed := _changed(saved, config):
             raise UserError(
                 f"{self.path} holds a run with another config ({'; '.join(changed)}). Give the values of before to "
                 "continue that run, or give the new one another output_dir, or remove the folder."
@@ -88,18 +92,17 @@ class RunFolder:
 
     def config(self) -> dict[str, Any]:
         """The resolved config of the run; empty for a new one."""
-        file = self.path / "config.yaml"
-        return yaml.safe_load(file.read_text(encoding="utf-8")) if file.exists() else {}
+        return read_config(self.path) if (self.path / "config.yaml").exists() else {}
 
     def claim(self, config: dict[str, Any]) -> None:
         """Make the folder this run's: save the resolved config, begin the manifest or count a restart."""
-        write_text(self.path / "config.yaml", yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+        write_text(self.path / "config.yaml", yaml.safe_dump(as_saved(config), sort_keys=False, allow_unicode=True))
         before = self.manifest()
         self.update(**({"status": "running", "restarts": before["restarts"] + 1} if before else new_manifest(config)))
 
     def manifest(self) -> dict[str, Any]:
         """What is recorded about the run; empty for a new one."""
-        return read_json(self.manifest_file) if self.manifest_file.exists() else {}
+        return read_manifest(self.path) if self.manifest_file.exists() else {}
 
     @property
     def identity(self) -> str | None:
@@ -109,7 +112,7 @@ class RunFolder:
     def update(self, **fields: Any) -> None:
         """Set fields of the manifest. Raises RunError if the folder's lock was lost."""
         self.output.lock.check()
-        write_json(self.manifest_file, self.manifest() | fields)
+        write_json(self.manifest_file, with_checksum(self.manifest() | fields, "manifest"))
 
     def check_model(self, files: dict[str, str]) -> None:
         """Raise UserError if the run has begun from another model. files: a hash of each of its parts."""
@@ -146,6 +149,13 @@ def number_of(folder: Path) -> int:
 def final_weights(run: Path) -> Path | None:
     """The folder of a finished run's weights: `unet/` or `lora/`; None if they are gone."""
     return next((run / name for name in ("unet", "lora") if any((run / name).glob("*.safetensors"))), None)
+
+
+def _changed(saved: dict[str, Any], config: dict[str, Any]) -> list[str]:
+    """`differences` of what decides the weights; an earlier version saved secrets' values, too."""
+    if changed := differences(identity(saved), identity(as_saved(config))):
+        return changed if differences(identity(saved), identity(config)) else []
+    return []
 
 
 def changed_parts(before: dict[str, str] | None, files: dict[str, str]) -> list[str]:
@@ -202,7 +212,7 @@ def new_manifest(config: dict[str, Any]) -> dict[str, Any]:
         "objective": config["objective"],
         "seed": config["seed"],
         "label": label(config["objective"], config["rollout"]),
-        "command": " ".join(sys.argv),
+        "command": hide(" ".join(sys.argv), config),
         "started": timestamp(),
         "finished": None,
         "wall_seconds": 0.0,

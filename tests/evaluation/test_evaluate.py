@@ -4,10 +4,14 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -18,7 +22,7 @@ from mapolab.evaluation.mismatch import mismatch
 from mapolab.evaluation.models import base_of, find_models
 from mapolab.evaluation.scores_table import read_scores
 from mapolab.files import read_json, write_json
-from mapolab.report.runs import read_rows
+from mapolab.reading import read_rows
 from mapolab.report.wall import embed
 from mapolab.training.run import train
 
@@ -350,6 +354,71 @@ def test_the_mismatch_of_a_run_is_that_of_its_model_on_its_own_data(finished_run
     assert "Frechet distance" in told and "FID" not in told  # these are not InceptionV3's features
     with pytest.raises(UserError, match=r"brings its own model, .* of data, evaluation would go unheard"):
         mismatch(compose("mismatch", [*given, "data.resolution=32"]))
+
+
+@pytest.fixture
+def listener() -> Iterator[tuple[str, list[str]]]:
+    """(address, the paths that were asked for) of a server that knows nothing."""
+    asked: list[str] = []
+
+    class Nothing(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_error(404)
+
+        do_HEAD = do_GET
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Nothing)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}", asked
+    server.shutdown()
+    server.server_close()
+
+
+def rewrite(run: Path, **blocks: dict) -> None:
+    """Change keys of a saved config, as a stranger may."""
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    config |= {name: config[name] | block for name, block in blocks.items()}
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+
+
+def test_a_saved_config_sends_nothing(here, finished_run, tmp_path, listener, monkeypatch, reliability):
+    address, asked = listener
+    monkeypatch.setenv("TOKEN", "secret-of-mine")
+    for source in (
+        f"{address}/${{oc.env:TOKEN}}/x",
+        f"{address}/x.parquet",
+        f"filecache::{address}/x",
+        "file:///etc/x",
+    ):
+        rewrite(finished_run, evaluation={"prompts": source}, data={"path": source})
+        told = "is not resolved" if "$" in source else r"If you trust it, say it yourself: (prompts|data\.path)='"
+        with pytest.raises(UserError, match=told):
+            here()
+        with pytest.raises(UserError, match=told):
+            mismatch(compose("mismatch", [f"run={finished_run}", f"output_root={tmp_path / 'outputs'}"]))
+    assert not asked
+    rewrite(finished_run, evaluation={"prompts": f"{address}/x.parquet"}, data={"path": f"{address}/x.parquet"})
+    with pytest.raises(UserError, match=r"is not there, or not for you|has no parquet file"):
+        here(prompts=f"{address}/x.parquet")
+    asked_once = len(asked)
+    with pytest.raises(UserError, match=r"is not there, or not for you|has no parquet file"):
+        mismatch(compose("mismatch", [f"run={finished_run}", f"data.path={address}/x.parquet"]))
+    assert 0 < asked_once < len(asked)
+    reliability(
+        "A downloaded run whose config names http://host/${oc.env:TOKEN}/x as prompts or data",
+        "nothing is resolved, and no address is fetched without the command's word",
+        "refused by name, no request",
+    )
+
+
+def test_a_saved_config_does_not_say_where_to_write(finished_run, tmp_path):
+    rewrite(finished_run, data={"cache_folder": str(tmp_path / "elsewhere")})
+    mismatch(compose("mismatch", [f"run={finished_run}", "pairs=4", f"output_root={tmp_path / 'outputs'}"]))
+    assert not (tmp_path / "elsewhere").exists()
 
 
 def test_long_prompts_are_counted(here, tmp_path, capsys):

@@ -15,7 +15,7 @@ from mapolab.evaluation.models import find_models
 from mapolab.evaluation.options import USUAL
 from mapolab.evaluation.prompt_lengths import cut_by_models
 from mapolab.files import read_json
-from mapolab.report.runs import read_rows
+from mapolab.reading import read_rows
 
 TWIN = "builtin:tiny_twin"
 

@@ -218,6 +218,63 @@ def test_the_card_of_a_run_that_was_judged_by_category(full_run, tmp_path):
     assert "| a\\|b \\<c\\> | 1.500 |  |" in text
 
 
+def test_nothing_of_the_environment_is_given_away(module_config, tmp_path, monkeypatch, reliability):
+    """Trained with a token in the environment, exported without one; the folders of this machine stay here, too."""
+    monkeypatch.setenv("DATA_TOKEN", "value-of-a-secret")
+    monkeypatch.setenv("SOME_PLACE", "value-of-a-place")
+    pairs = tmp_path / "value-of-a-secret" / "value-of-a-place" / "pairs.parquet"
+    pairs.parent.mkdir(parents=True)
+    shutil.copy(module_config["data"]["path"], pairs)
+    monkeypatch.setattr(
+        "sys.argv", ["mapolab", "train", f"data.path={pairs}", "logger.api_key=12345", "hf_0123456789abcdefg"]
+    )
+    config = copy.deepcopy(module_config) | {
+        "output_dir": str(tmp_path / "run"),
+        "optimizer": module_config["optimizer"],
+    }
+    config["data"] |= {"path": str(pairs), "cache": False}
+    prompts = pairs.with_name("prompts.txt")
+    prompts.write_text("a red cube")
+    config["evaluation"] = {"prompts": str(prompts), "split": "https://me:password@host/x", "revision": None}
+    typed = f"{tmp_path}/${{oc.env:DATA_TOKEN}}/${{oc.env:SOME_PLACE}}"
+    config["from_environment"] = {"data.path": f"{typed}/pairs.parquet", "evaluation.prompts": f"{typed}/prompts.txt"}
+    run = train(config)
+    assert train(config) == run  # the same run, as it is saved
+    monkeypatch.delenv("DATA_TOKEN")
+    monkeypatch.delenv("SOME_PLACE")
+    folder = exported(run, tmp_path / "out")
+
+    def holding(where: Path, text: str) -> list[str]:
+        return [file.name for file in where.rglob("*") if file.is_file() and text.encode() in file.read_bytes()]
+
+    for text in ("value-of-a-secret", "12345", "hf_0123456789"):
+        assert not holding(run, text) and not holding(folder, text), text
+    for text in ("value-of-a-place", "password", str(tmp_path), str(tmp_path.parent)):
+        assert not holding(folder, text), text
+    assert "${oc.env:SOME_PLACE}" in (folder / "run_config.yaml").read_text()
+    reliability(
+        "A run trained with a token and a place from ${oc.env:...}, exported",
+        "what is uploaded has the texts that were typed, and no folder of this machine",
+        "no value in any file of the export; of the secret none in the run's folder either",
+    )
+
+
+def test_the_card_of_a_strangers_run_is_plain_text(full_run, tmp_path):
+    run = shutil.copytree(full_run, tmp_path / "run")
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    for key in ("optimizer", "schedule"):
+        config.pop(key)
+    config |= {"name": "x</h1><script>", "data": config["data"] | {"split": "a|b\n# [c](javascript:d)"}}
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    write_json(
+        run / "manifest.json", read_json(run / "manifest.json") | {"label": "---\nlicense: mit", "notes": ["<img>"]}
+    )
+    text = (exported(run, tmp_path / "out") / "README.md").read_text()
+    assert yaml.safe_load(text.split("---\n")[1])["license"] == "other"
+    assert "<script" not in text.replace("\\<", "") and "<img" not in text.replace("\\<", "")
+    assert "a\\|b # [c\\](javascript:d)" in text and "\n# [c" not in text
+
+
 def test_what_cannot_be_exported(full_run, tmp_path):
     with pytest.raises(UserError, match="needs a run that trained a LoRA"):
         exported(full_run, tmp_path / "out", "formats=[kohya]")

@@ -5,7 +5,7 @@ from typing import Any
 
 import pyarrow.parquet as parquet
 
-from mapolab.report.runs import read_rows
+from mapolab.reading import read_rows
 
 PROMPTS = ("a fox", "two boats", "rain", "a red kite", "a cat")
 

@@ -20,7 +20,7 @@ from mapolab.errors import UserError
 from mapolab.files import read_json, write_json, write_text
 from mapolab.iterations.command import iterate
 from mapolab.iterations.rounds import Round, iteration_folder, iteration_identity
-from mapolab.report.runs import read_rows
+from mapolab.reading import read_rows
 
 PATIENCE = 300  # seconds; only a hang takes as long
 

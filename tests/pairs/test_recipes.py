@@ -21,7 +21,7 @@ from mapolab.errors import UserError
 from mapolab.evaluation.evaluate import evaluate
 from mapolab.evaluation.scorers.registry import build_scorers
 from mapolab.files import read_json
-from mapolab.report.runs import read_rows
+from mapolab.reading import read_rows
 from mapolab.training.run import train
 
 

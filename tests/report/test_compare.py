@@ -12,9 +12,9 @@ from PIL import Image
 
 from mapolab.errors import UserError
 from mapolab.files import read_json, write_json
+from mapolab.reading import read_rows
 from mapolab.report.compare import compare
 from mapolab.report.published import published_note
-from mapolab.report.runs import read_rows
 from mapolab.report.wall import embed, evenly
 
 PATTERN = "outputs/emoji_style/*"

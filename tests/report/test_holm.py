@@ -5,8 +5,8 @@ import inspect
 
 import pytest
 
+from mapolab.reading import read_rows
 from mapolab.report.collect import collect
-from mapolab.report.runs import read_rows
 from mapolab.report.summary import compare_methods
 
 # Mean difference from the base in standard deviations of the prompts' differences, for 12 prompts; others: 0.

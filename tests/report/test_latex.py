@@ -3,9 +3,10 @@
 import re
 
 from mapolab.report.collect import collect
-from mapolab.report.latex import escape, summary_latex
+from mapolab.report.latex import summary_latex
 from mapolab.report.summary import compare_methods
 from mapolab.report.words import decimals
+from mapolab.texts import latex
 
 PATTERN = "outputs/emoji_style/*"
 
@@ -37,7 +38,7 @@ def test_an_interval_that_is_not_known_is_a_dash(workshop) -> None:
 
 
 def test_names_are_one_line_of_letters() -> None:
-    assert escape("a\nb\r\nc") == "a b c"
-    assert escape("[x]*--y") == "{[}x{]}{*}-{-}y"  # neither an argument of the line break before, nor a dash
-    assert escape(r"50%_a\b") == r"50\%\_a\textbackslash{}b"
-    assert escape("a<b>c|d~e^f") == (r"a\textless{}b\textgreater{}c\textbar{}d\textasciitilde{}e\textasciicircum{}f")
+    assert latex("a\nb\r\nc") == "a b c"
+    assert latex("[x]*--y") == "{[}x{]}{*}-{-}y"  # neither an argument of the line break before, nor a dash
+    assert latex(r"50%_a\b") == r"50\%\_a\textbackslash{}b"
+    assert latex("a<b>c|d~e^f") == (r"a\textless{}b\textgreater{}c\textbar{}d\textasciitilde{}e\textasciicircum{}f")

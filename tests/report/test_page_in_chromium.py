@@ -242,3 +242,30 @@ def test_a_screen_reader_finds_a_name_for_everything(page) -> None:
     assert page.evaluate("document.documentElement.lang") == "en"
     levels = page.evaluate("[...document.querySelectorAll('main h1, main h2')].map(e => e.tagName)")
     assert levels[0] == "H1" and levels.count("H1") == 1
+
+
+def test_the_policy_stops_what_would_run_or_be_fetched(chromium, written: Path) -> None:
+    """A script, a handler, a style sheet and a picture from elsewhere, put into the page by force."""
+    page = chromium.new_page()
+    asked: list[str] = []
+    page.on("requestfinished", lambda request: asked.append(request.url))
+    page.on("requestfailed", lambda request: asked.append(request.url) if request.failure != "csp" else None)
+    page.goto(written.as_uri())
+    page.evaluate(
+        """() => {
+          const script = document.createElement("script");
+          script.textContent = "window.ran = 'script'";
+          document.body.append(script);
+          const box = document.createElement("div");
+          box.innerHTML = `<img src="http://127.0.0.1:9/x.png" onerror="window.ran = 'handler'">
+            <style>h1 { display: none }</style><a id="lure" href="javascript:window.ran = 'link'">x</a>`;
+          document.body.append(box);
+          document.getElementById("lure").click();
+          fetch("http://127.0.0.1:9/sent").catch(() => {});
+        }"""
+    )
+    page.wait_for_timeout(200)
+    assert page.evaluate("window.ran") is None
+    assert page.locator("h1").is_visible()
+    page.close()
+    assert {url for url in asked if not url.startswith(("data:", "blob:"))} == {written.as_uri()}

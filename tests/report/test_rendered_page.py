@@ -9,11 +9,11 @@ import pytest
 from jinja2 import Environment, nodes
 
 import mapolab
+from mapolab.reading import read_rows
 from mapolab.report.collect import collect
 from mapolab.report.compare import compare
 from mapolab.report.curves import curve_plots
 from mapolab.report.page import StrictEnvironment
-from mapolab.report.runs import read_rows
 from mapolab.report.summary import Comparison, compare_methods
 
 PATTERN = "outputs/emoji_style/*"

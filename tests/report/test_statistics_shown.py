@@ -14,17 +14,18 @@ from mapolab.config.compose import compose
 from mapolab.errors import UserError
 from mapolab.evaluation.differences import holm
 from mapolab.files import read_json, write_json
+from mapolab.reading import read_rows
 from mapolab.report.categories import category_table
 from mapolab.report.collect import collect
 from mapolab.report.compare import compare
 from mapolab.report.costs import COST_HEADERS, COSTS
 from mapolab.report.csvs import pairs_csv
-from mapolab.report.latex import escape, summary_latex
+from mapolab.report.latex import summary_latex
 from mapolab.report.published import published_rows
-from mapolab.report.runs import read_rows
 from mapolab.report.summary import compare_methods
 from mapolab.report.svg import LABEL_GAP, apart, css_colour, key_mark, method_line, method_marker
 from mapolab.report.tables import rich_tables
+from mapolab.texts import latex
 
 PATTERN = "outputs/emoji_style/*"
 
@@ -43,7 +44,7 @@ def test_latex_marks_the_best_and_what_is_measurable(comparison) -> None:
     assert all("^{*}" in style[name] for name in style if name != "Base model") and "^{*}" not in style["Base model"]
     assert all(line.count("&") == 3 for line in text.splitlines() if line.endswith(r"\\"))
     assert not re.search(r"(?<!\\)[%_#]", "".join(line for line in text.splitlines() if not line.startswith("%")))
-    assert escape(r"50%_a\b") == r"50\%\_a\textbackslash{}b"
+    assert latex(r"50%_a\b") == r"50\%\_a\textbackslash{}b"
 
 
 def test_published_figures_stand_apart_and_only_where_they_fit() -> None:

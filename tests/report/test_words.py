@@ -8,9 +8,9 @@ import pytest
 
 from mapolab.errors import UserError
 from mapolab.evaluation.intervals import Estimate
+from mapolab.reading import read_rows
 from mapolab.report.collect import collect
 from mapolab.report.csvs import pairs_csv
-from mapolab.report.runs import read_rows
 from mapolab.report.summary import Comparison, compare_methods
 from mapolab.report.tables import arrow
 from mapolab.report.words import caveat, decimals, findings, leader, number, opening, percent

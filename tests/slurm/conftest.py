@@ -27,7 +27,7 @@ def slurm() -> Iterator[throwaway.Throwaway]:
 
 @pytest.fixture
 def cluster(slurm: throwaway.Throwaway, tmp_path: Path) -> Iterator[throwaway.Throwaway]:
-    """The Slurm, empty again after each test, so that one failure stays one; what it shows goes into a failure's text."""
+    """The Slurm, empty again after each test, so that one failure stays one; what it shows goes into the failure."""
     yield slurm
     print(slurm.run("squeue", "-o", "%i %T %r %N %M"), slurm.run("sinfo", "-N"))
     for log in sorted(tmp_path.rglob("logs/*.log")):

@@ -9,7 +9,7 @@ from mapolab.evaluation.evaluate import evaluate
 from mapolab.evaluation.prompt_table import read_table
 from mapolab.files import write_text
 from mapolab.paths import resolve
-from mapolab.report.runs import read_rows
+from mapolab.reading import read_rows
 
 
 def test_the_base_draws_held_out_captions_and_not_in_the_preferred_style(tmp_path: Path):

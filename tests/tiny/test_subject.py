@@ -13,7 +13,7 @@ from mapolab.config.compose import compose
 from mapolab.evaluation.evaluate import evaluate
 from mapolab.evaluation.prompt_table import read_table
 from mapolab.paths import resolve
-from mapolab.report.runs import read_rows
+from mapolab.reading import read_rows
 from mapolab.tiny.concepts import CONCEPTS
 from mapolab.tiny.subject import (
     ASKED_ON,

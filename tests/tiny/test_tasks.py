@@ -12,7 +12,7 @@ from mapolab.config.compose import compose
 from mapolab.evaluation.evaluate import evaluate
 from mapolab.evaluation.scorers.pixels import appeal, as_tensor
 from mapolab.paths import resolve
-from mapolab.report.runs import read_rows
+from mapolab.reading import read_rows
 from mapolab.tiny.concepts import CONCEPTS, caption, concept_of
 from mapolab.tiny.tasks import DISHES, FOODS, TASKS, TEST_FOODS, UNSEEN_COLOURS, VALIDATION_FOOD
 from mapolab.training.run import train

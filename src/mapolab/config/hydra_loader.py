@@ -24,7 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 from mapolab.config.hydra_keys import check_hydra
 from mapolab.errors import UserError
 from mapolab.paths import conf_folder
-from mapolab.texts import check_yaml
+from mapolab.reading import check_yaml
 
 MOST_INTERPOLATIONS = 1_000  # that one config resolves; those of conf/ are below fifty
 

@@ -7,7 +7,10 @@ from mapolab.files import short_hash
 
 # Keys that change where a run is, how it is watched or what is measured afterwards, but not the weights it ends with.
 # Of learning_rates and objective_betas only those in optimizer.lr and objective.beta count.
-OUTSIDE = ("output_root", "output_dir", "logger", "evaluation", "learning_rates", "objective_betas", "preemption")
+OUTSIDE = (
+    "output_root", "output_dir", "logger", "evaluation", "learning_rates", "objective_betas", "preemption",
+    "from_environment",
+)  # fmt: skip
 OUTSIDE_OF_DATA = (
     "num_workers", "cache_folder", "download_cache_gb", "max_broken_share", "allow_overlap", "validation_path",
     "validation_split",

@@ -11,6 +11,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from omegaconf.resolvers import oc
 
 from mapolab.config.environment import nodes_from_environment
+from mapolab.config.environment_values import KEY, texts_from_environment
 from mapolab.config.groups import OPEN_GROUPS, objective_settings, settings_of
 from mapolab.config.schema import SCHEMAS, TRAIN_LIKE
 from mapolab.config.suggest import did_you_mean_key
@@ -20,7 +21,8 @@ from mapolab.errors import UserError
 def load(config: DictConfig, command: str) -> dict[str, Any]:
     """A composed config as a plain dict: interpolations resolved, every key known, set and of its type.
 
-    Raises UserError, naming the key, for anything else.
+    Where something came from the environment, `from_environment` has the texts that were typed, by dotted key. Raises
+    UserError, naming the key, for anything else.
     """
     try:
         values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
@@ -32,7 +34,10 @@ def load(config: DictConfig, command: str) -> dict[str, Any]:
             "${...} in it; for these signs themselves write \\${...}."
         ) from None
     _check_environment(config, values)
+    given = texts_from_environment(config, values)
     config = typed(values, SCHEMAS[command])
+    if given:
+        config[KEY] = given
     if config.get("objective"):
         config["objective"] = _settings_it_has(config["objective"])
     if config.get("strategy", {}).get("num_nodes") == "auto":

@@ -3,8 +3,9 @@
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.tree import Tree
+
+from mapolab.texts import rich_text
 
 
 def print_tree(config: dict[str, Any], console: Console | None = None) -> None:
@@ -16,9 +17,9 @@ def print_tree(config: dict[str, Any], console: Console | None = None) -> None:
 def _grow(tree: Tree, block: dict[str, Any]) -> Tree:
     for key, value in block.items():
         if isinstance(value, dict) and value:
-            _grow(tree.add(f"[bold]{escape(key)}[/]"), value)
+            _grow(tree.add(rich_text(key, "bold")), value)
         else:
-            tree.add(escape(f"{key}: {_text(value)}"), highlight=True)
+            tree.add(rich_text(f"{key}: {_text(value)}"), highlight=True)
     return tree
 
 

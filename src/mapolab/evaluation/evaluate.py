@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from mapolab import files
+from mapolab.config.environment_values import hidden
+from mapolab.errors import UserError
 from mapolab.evaluation.model_names import BASE
 from mapolab.evaluation.models import EvaluatedModel, base_of, find_models
 from mapolab.evaluation.options import check_settings, drawings_of, load_prompts, options_for, settings_of
@@ -24,6 +26,8 @@ from mapolab.evaluation.scores_table import FILE, read_scores
 from mapolab.evaluation.scoring import IMAGES, score_pictures, table_of
 from mapolab.evaluation.store import Store
 from mapolab.output import LOCK, MODEL, Lock, OutputFolder, check_inside
+from mapolab.run_files import ScorerAbout, read_settings, with_checksum
+from mapolab.texts import rich_text, say
 
 
 def evaluate(config: dict[str, Any]) -> list[Path]:
@@ -55,7 +59,8 @@ def evaluate(config: dict[str, Any]) -> list[Path]:
     if processes.rank == 0:
         store.sweep()
         tell_cut(cut, len(prompts))
-    work = Evaluation(settings, options, rows, scorers, store, processes, cut)
+    shown = hidden(options, config, *(model.run for model in models if model.run is not None))
+    work = Evaluation(settings, options, rows, scorers, store, processes, cut, shown)
     folders = {model.folder: work.run(model) for model in everyone}
     if processes.rank == 0:
         for model in models:
@@ -85,14 +90,13 @@ class Evaluation:
         store: Store,
         processes: Processes,
         cut: dict[str, int],
+        shown: dict[str, Any],
     ) -> None:
         self.settings, self.rows, self.scorers, self.store = settings, rows, scorers, store
         self.drawings = drawings_of([row.prompt for row in rows], settings)
         self.processes, self.group, self.cut = processes, options["batch_size"], cut
         # Under which names the prompts were found; what they are is in the settings' hash.
-        self.named = {
-            key: options[key] for key in ("prompts", "split", "revision", "limit") if options[key] is not None
-        }
+        self.named = {key: shown[key] for key in ("prompts", "split", "revision", "limit") if shown[key] is not None}
 
     def run(self, model: EvaluatedModel) -> Path:
         """Draw and score with one model; returns the evaluation's folder, which appears when all of it is done."""
@@ -116,13 +120,13 @@ class Evaluation:
         if self.processes.rank == 0:
             self._write(model, folder, keys)
             if self.processes.count == 1:
-                print(f"{model.name}: {drawn} of {len(keys)} pictures drawn, {scored} scores computed")
+                say(f"{model.name}: {drawn} of {len(keys)} pictures drawn, {scored} scores computed")
         self.processes.barrier()
         return folder
 
     def _write(self, model: EvaluatedModel, folder: Path, keys: list[str]) -> None:
         if model.run is None:  # again, since the model may have another name now
-            files.write_json(model.folder / "manifest.json", _manifest_of(model))
+            files.write_json(model.folder / "manifest.json", with_checksum(_manifest_of(model), "manifest"))
         check_inside(model.folder, folder / IMAGES)
         files.make_folder(folder / IMAGES)
         lock = Lock(folder / LOCK)
@@ -136,15 +140,27 @@ class Evaluation:
 
     def _write_alone(self, model: EvaluatedModel, folder: Path, keys: list[str]) -> None:
         scorers = {scorer.name: scorer.about() for scorer in self.scorers}
-        if (folder / "settings.json").is_file():  # an earlier evaluation by other scorers stays in the table
-            earlier = files.read_json(folder / "settings.json")["scorers"]
-            fit = [scorer for scorer in earlier if all(scorer["fingerprint"] in self.store.scores(key) for key in keys)]
-            scorers = {scorer["name"]: scorer for scorer in fit} | scorers
+        scorers = {scorer["name"]: scorer for scorer in self._earlier(folder, keys)} | scorers
         about = {"scorers": list(scorers.values()), "cut_prompts": self.cut, "model": model.fingerprint}
         table = table_of(folder, self.rows, self.drawings, keys, list(scorers.values()), self.store)
-        settings = files.json_text(self.settings | self.named | about)
+        noted = {FILE: hashlib.sha256(table.encode()).hexdigest()}
+        settings = files.json_text(with_checksum(self.settings | self.named | about, "settings", **noted))
         # The table makes the evaluation: where it is, the settings beside it are those of its columns.
         files.write_together(folder, {"settings.json": settings, FILE: table})
+
+    def _earlier(self, folder: Path, keys: list[str]) -> list[ScorerAbout]:
+        """An earlier evaluation by other scorers stays in the table, where the store has its scores."""
+        if not (folder / "settings.json").exists():
+            return []
+        try:
+            earlier = read_settings(folder)["scorers"]
+        except UserError as error:
+            names = ", ".join(scorer.name for scorer in self.scorers) or "none"
+            say(f"{error} So it does now, with the scorers of this command alone: {names}.")
+            return []
+        return [
+            scorer for scorer in earlier if all(scorer.get("fingerprint") in self.store.scores(key) for key in keys)
+        ]
 
 
 def _manifest_of(model: EvaluatedModel) -> dict[str, Any]:
@@ -159,8 +175,10 @@ def _print_means(folders: list[tuple[str, Path]], scorers: list[Scorer]) -> None
     """Nothing where there is no scorer."""
     if not scorers:
         return
-    table = Table("", *(escape(scorer.name) for scorer in scorers), title="mean scores")
+    table = Table("", title="mean scores")
+    for scorer in scorers:
+        table.add_column(rich_text(scorer.name))
     for label, folder in folders:
         means = read_scores(folder).means()
-        table.add_row(escape(label), *(f"{means[scorer.name]:.3f}" for scorer in scorers))
+        table.add_row(rich_text(label), *(f"{means[scorer.name]:.3f}" for scorer in scorers))
     Console().print(table)

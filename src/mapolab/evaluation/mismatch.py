@@ -6,6 +6,7 @@ reference draws for the same captions. Its measure is the distance of DINOv2 fea
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,11 @@ import numpy as np
 import torch
 from PIL import Image
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from mapolab import files
 from mapolab.config.compose import compose
+from mapolab.config.environment_values import hide
 from mapolab.data.images import BrokenImage, load
 from mapolab.data.records import BrokenRow, Record, Source
 from mapolab.data.sources.open import open_source
@@ -27,13 +28,17 @@ from mapolab.evaluation.features import Features, build_features, frechet_and_ke
 from mapolab.evaluation.generation import generate, load_pipeline, picture_keys
 from mapolab.evaluation.intervals import INTERVALS
 from mapolab.evaluation.models import EvaluatedModel, base_of, model_of_run
-from mapolab.evaluation.options import USUAL, check_settings, settings_of
+from mapolab.evaluation.options import USUAL, check_saved_source, check_settings, settings_of
 from mapolab.evaluation.processes import start_processes
 from mapolab.evaluation.prompt_lengths import cut_by_models, tell_cut
 from mapolab.evaluation.statistics import MINIMUM, MethodScores, PairedStatistics
 from mapolab.evaluation.store import Store
 from mapolab.output import MODEL, OutputFolder, check_inside
+from mapolab.run_files import RUN_FIX, with_checksum
 from mapolab.streams import Stream, generator
+from mapolab.texts import rich_text, say
+
+NEEDED = ("path", "resolution")  # of a run's block data
 
 
 def mismatch(config: dict[str, Any]) -> Path:
@@ -50,9 +55,11 @@ def mismatch(config: dict[str, Any]) -> Path:
     check_inside(model.folder, model.folder / "mismatch")
     source_config = model.run or config
     data = source_config["data"]
-    options = USUAL | source_config["evaluation"] | {"height": data["resolution"], "width": data["resolution"]}
+    own = {key: value for key, value in source_config["evaluation"].items() if value is not None}
+    options = USUAL | own | {"height": data["resolution"], "width": data["resolution"]}
     check_settings(options, [model.sdxl], "evaluation.")
-    cache = Path(data["cache_folder"] or output_root / ".cache")
+    # Never where a saved config says: it may be a stranger's.
+    cache = Path(config["data"]["cache_folder"] or output_root / ".cache")
     source = open_source(data["path"], data["split"], data["revision"], cache, data["download_cache_gb"])
     processes = start_processes(1)
     features = build_features(config["features"], processes.device, config["feature_weights"])
@@ -68,7 +75,7 @@ def mismatch(config: dict[str, Any]) -> Path:
     def pipeline():
         return load_pipeline(model, settings["scheduler"], settings["precision"]).to(processes.device)
 
-    with Console().status(f"drawing {len(captions)} captions with {escape(model.name)}"):
+    with Console().status(rich_text(f"drawing {len(captions)} captions with {model.name}")):
         generate(pipeline, drawings, keys, settings, store, options["batch_size"], (0, 1), lambda done: None)
     drawn = embed(features, [store.load_picture(key) for key in keys], options["batch_size"])
     sides = {"chosen": [chosen for _, chosen, _ in records], "rejected": [rejected for _, _, rejected in records]}
@@ -76,7 +83,7 @@ def mismatch(config: dict[str, Any]) -> Path:
         "features": features.name,
         "source": features.source,
         "features_fingerprint": features.fingerprint,
-        "data": data["path"],
+        "data": hide(data["path"], config, source_config),
         "split": data["split"],
         "data_fingerprint": source.fingerprint,
         "model": model.fingerprint,
@@ -92,7 +99,8 @@ def mismatch(config: dict[str, Any]) -> Path:
     path = model.folder / "mismatch" / f"{source.fingerprint[:12]}-{features.name}.json"
     if not (model.folder / "manifest.json").is_file():
         about = {"status": "finished", "objective": {"name": "base"}, "label": "base", "seed": None}
-        files.write_json(model.folder / "manifest.json", about | {"model": model.config["model"]})
+        manifest = with_checksum(about | {"model": model.config["model"]}, "manifest")
+        files.write_json(model.folder / "manifest.json", manifest)
     files.write_json(path, found)
     _print(found, path)
     return path
@@ -102,12 +110,22 @@ def _run_of(config: dict[str, Any]) -> EvaluatedModel:
     """The finished run that `run=` names. Raises UserError where the command also names a model or data."""
     plain = compose("mismatch")
     own = ("run", "pairs", "features", "feature_weights", "seed", "output_root")
-    if changed := [key for key in config if key not in own and config[key] != plain[key]]:
+    model = model_of_run(Path(config["run"]))
+    data, named = model.run["data"], config["data"]["path"]
+    if missing := [key for key in NEEDED if data.get(key) is None]:
+        raise UserError(f"{model.folder / 'config.yaml'} has no data.{missing[0]}. {RUN_FIX}")
+    if named != data["path"]:
+        check_saved_source(data["path"], "data.path", model.folder, "data.path")
+    else:  # the one word that may be repeated: it says that an address is to be fetched
+        config = config | {"data": config["data"] | {"path": plain["data"]["path"]}}
+    if changed := [key for key in plain if key not in own and config[key] != plain[key]]:
         raise UserError(
             f"run={config['run']} brings its own model, data and settings, so what you said of {', '.join(changed)} "
             f"would go unheard. Leave it out, or leave out run=; with it go {', '.join(own[1:])}."
         )
-    return model_of_run(Path(config["run"]))
+    absent = {"split": None, "revision": None, "download_cache_gb": plain["data"]["download_cache_gb"]}
+    run = model.run | {"data": absent | data, "evaluation": model.run.get("evaluation") or {}}
+    return replace(model, run=run)
 
 
 def distances(drawn: torch.Tensor, theirs: torch.Tensor, captions: np.ndarray) -> dict[str, Any]:
@@ -174,8 +192,7 @@ def _print(found: dict[str, Any], path: Path) -> None:
             table.add_row(side, distance, f"{one['frechet_distance']:.1f}", f"{one['kernel_distance']:.4f}")
     console = Console()
     console.print(table)
-    console.print(
+    say(
         f"{found['pairs']} pairs. The distance is 1 - cosine of features, caption by caption: 0 would be the same "
-        f"pictures. Brackets hold 95% {INTERVALS} over captions; fewer than {MINIMUM} have none. In {path}",
-        soft_wrap=True,
+        f"pictures. Brackets hold 95% {INTERVALS} over captions; fewer than {MINIMUM} have none. In {path}"
     )

@@ -8,10 +8,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import yaml
 from diffusers import UNet2DConditionModel
 
-from mapolab import files
 from mapolab.config.suggest import did_you_mean
 from mapolab.errors import UserError
 from mapolab.evaluation.model_names import BASE, check_apart, folder_name, given_name, name_of
@@ -23,6 +21,7 @@ from mapolab.models.lora_files import check_lora, lora_file, lora_files
 from mapolab.models.pipeline_folder import PipelineFolder
 from mapolab.models.sdxl import SDXL
 from mapolab.paths import BUILTIN, find_paths, resolve
+from mapolab.run_files import RUN_FIX, read_config, read_manifest, read_status
 from mapolab.runs import changed_parts, final_weights
 
 SDXL_BASE = "stabilityai/stable-diffusion-xl-base-1.0"
@@ -130,7 +129,7 @@ def config_of_finished_run(run: Path) -> dict[str, Any]:
         raise UserError(
             f"{run} is not a run folder: it has no manifest.json and config.yaml. Give the folder that `train` named."
         )
-    status = files.read_json(run / "manifest.json")["status"]
+    status = read_status(run)
     if status != "finished":
         raise UserError(f"The run in {run} is {status}, not finished. Give its `mapolab train` command again first.")
     if final_weights(run) is None:
@@ -138,8 +137,10 @@ def config_of_finished_run(run: Path) -> dict[str, Any]:
             f"The run in {run} is finished, but its weights are gone: it has neither a folder unet nor lora with any. "
             "Put it back, or give its `mapolab train` command again, which goes on from its last checkpoint."
         )
-    # As it was written: resolved, so that a ${...} in it is text.
-    return yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+    config = read_config(run)
+    if "pretrained" not in config.get("model", {}):
+        raise UserError(f"{run / 'config.yaml'} has no model.pretrained. {RUN_FIX}")
+    return config
 
 
 def find_models(named: str | list[Any], output_root: Path) -> list[EvaluatedModel]:
@@ -188,7 +189,7 @@ def _models_of(entry: Any, output_root: Path) -> list[EvaluatedModel]:
 def model_of_run(folder: Path) -> EvaluatedModel:
     """Raises UserError unless the run in this folder is finished, with its weights."""
     config = config_of_finished_run(folder)
-    manifest = files.read_json(folder / "manifest.json")
+    manifest = read_manifest(folder)
     weights, began = final_weights(folder), manifest.get("model_files")
     return EvaluatedModel(manifest["label"], manifest["seed"], folder, config, weights, config, began=began)
 

@@ -54,11 +54,31 @@ def options_for(models: list[EvaluatedModel], given: dict[str, Any]) -> dict[str
                     f"{runs[0].folder} and {value} in {model.folder}. Say which: {key}=..."
                 )
     options = USUAL | {key: value for key, value in agreed.items() if value is not None} | wanted
+    if "prompts" not in wanted and options["prompts"]:
+        check_saved_source(options["prompts"], "evaluation.prompts", runs[0].folder, "prompts")
     if not options["prompts"]:
         raise UserError(
             "There are no prompts to draw. Give prompts=<a .csv or .txt file>, or a set: prompts=partiprompts."
         )
     return options
+
+
+def check_saved_source(source: str, key: str, run: Path, option: str) -> None:
+    """Raise UserError where a run's config names what would be fetched from an address, or holds a `${...}`: a saved
+    config, perhaps a stranger's, sends no request, and nothing in it is resolved.
+
+    key: of the config. option: of the command, which may name it.
+    """
+    if "${" in source:
+        raise UserError(
+            f"{run / 'config.yaml'} has {source!r} for {key}. What a saved config interpolates is not resolved. Give "
+            f"{option}=... yourself."
+        )
+    if "://" in source or "::" in source:
+        raise UserError(
+            f"{run / 'config.yaml'} names an address for {key}, {source}, and nothing is fetched only because a saved "
+            f"config says so. If you trust it, say it yourself: {option}='{source}'."
+        )
 
 
 def check_settings(options: dict[str, Any], models: Iterable[SDXL], block: str = "") -> None:

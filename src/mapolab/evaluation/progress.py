@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from mapolab.evaluation.processes import Processes
+from mapolab.texts import visible
 
 
 @contextmanager
@@ -18,5 +19,5 @@ def progress_bar(task: str, total: int, processes: Processes) -> Iterator[Callab
     console = Console(stderr=True)
     shown = processes.rank == 0 and console.is_terminal
     with Progress(*columns, console=console, transient=True, disable=not shown) as bar:
-        number = bar.add_task(task, total=-(-total // processes.count))
+        number = bar.add_task(visible(task), total=-(-total // processes.count))
         yield lambda done: bar.advance(number, done)

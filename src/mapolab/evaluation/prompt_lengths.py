@@ -10,6 +10,7 @@ from transformers import CLIPTokenizer
 from mapolab.evaluation.models import EvaluatedModel
 from mapolab.evaluation.scorers.scorer import Scorer
 from mapolab.models.learned_token import learned_token
+from mapolab.texts import say
 
 NEGATIVE = "the model's negative prompt"  # a reader of its own in the counts: it reads one prompt
 
@@ -38,7 +39,7 @@ def cut_by_scorers(scorers: Iterable[Scorer], prompts: Sequence[str]) -> dict[st
 def tell_cut(cut: dict[str, int], total: int) -> None:
     """Print which readers see only the beginning of how many of `total` prompts."""
     if told := [f"{reader} cuts {count}" for reader, count in cut.items() if count and reader != NEGATIVE]:
-        print(f"Of {total} prompts some are longer than their readers take: {', '.join(told)}.", flush=True)
+        say(f"Of {total} prompts some are longer than their readers take: {', '.join(told)}.")
     if cut.get(NEGATIVE):
         print("The negative prompt is longer than the model takes, which reads only its beginning.", flush=True)
 

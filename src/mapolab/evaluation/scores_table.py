@@ -5,8 +5,6 @@ Columns: index, prompt, seed, image; category and cluster where the prompts have
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +16,8 @@ import numpy as np
 
 from mapolab import files
 from mapolab.errors import UserError
+from mapolab.reading import NUMBER, read_cells
+from mapolab.run_files import TableSettings, evaluate_again, read_settings
 
 FILE = "scores.csv"
 REQUIRED, OPTIONAL = ("index", "prompt", "seed", "image"), ("category", "cluster")
@@ -40,19 +40,19 @@ class Picture(TypedDict):
     cluster: str
 
 
+def write_scores(folder: Path, pictures: Sequence[Picture], scores: Mapping[str, Sequence[float]]) -> None:
+    """Write scores.csv. scores: scorer -> (pictures,), in 9 digits; every text is read again as it is."""
+    files.write_text(folder / FILE, scores_text(pictures, scores))
+
+
 def scores_text(pictures: Sequence[Picture], scores: Mapping[str, Sequence[float]]) -> str:
-    """What is in scores.csv. scores: scorer -> (pictures,), in 9 digits; every text is read again as it is."""
+    """What `write_scores` writes."""
     own = [*REQUIRED, *(name for name in OPTIONAL if any(picture[name] for picture in pictures))]
     lines = [[*own, *scores]]
     for number, picture in enumerate(pictures):
         values = [f"{column[number]:.9g}" for column in scores.values()]
         lines.append([*(picture[name] for name in own), *values])
     return files.csv_text(lines)
-
-
-def write_scores(folder: Path, pictures: Sequence[Picture], scores: Mapping[str, Sequence[float]]) -> None:
-    """Write scores.csv with `scores_text`."""
-    files.write_text(folder / FILE, scores_text(pictures, scores))
 
 
 @dataclass(frozen=True)
@@ -96,15 +96,12 @@ class ScoresTable:
         return {scorer: sum(self.values(scorer).tolist()) / len(self.rows) for scorer in self.scorers}
 
     def _integer(self, cell: str, column: str, line: int) -> int:
-        if not cell.isascii() or not cell.removeprefix("-").isdigit():
+        if not cell.isascii() or not cell.removeprefix("-").isdigit() or len(cell) > 20:
             raise _broken(self.file, f"has {cell!r:.60} in line {line}, column {column}, which is no whole number")
         return int(cell)
 
     def _number(self, cell: str, column: str, line: int) -> float:
-        try:
-            value = float(cell)
-        except ValueError:
-            value = math.nan
+        value = float(cell) if NUMBER.fullmatch(cell) else math.nan
         if not math.isfinite(value):
             raise _broken(self.file, f"has {cell!r:.60} in line {line}, column {column}, which is no finite number")
         return value
@@ -113,50 +110,33 @@ class ScoresTable:
 def read_scores(folder: Path) -> ScoresTable:
     """The table in an evaluation's folder, as this or an earlier version wrote it.
 
-    Raises UserError for a file that is missing, cut off or no such table, and for one in which a scorer is called like
-    a column of ours, which earlier versions let pass.
+    Raises UserError for a file that is missing, cut off, changed or no such table, and for one in which a scorer is
+    called like a column of ours, which earlier versions let pass.
     """
     file = folder / FILE
-    try:
-        text = file.read_bytes().decode("utf-8-sig")
-        # newline="": a carriage return within quotes belongs to the prompt.
-        reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-        header = next(reader, [])
-        rows, lines, begin = [], [], reader.line_num + 1
-        for row in reader:
-            rows.append(tuple(row))
-            lines.append(begin)
-            begin = reader.line_num + 1
-    except FileNotFoundError:
-        raise _broken(file, "is missing") from None
-    except (OSError, ValueError, csv.Error) as error:
-        raise _broken(file, f"cannot be read ({error})") from None
-    if not rows or not text.endswith(("\n", "\r")):
-        raise _broken(file, "ends in the middle of a line" if rows else "has no row")
-    for row, line in zip(rows, lines, strict=True):
-        if len(row) != len(header):
-            raise _broken(file, f"has {len(row)} cells in line {line} under {len(header)} columns")
-    _check_with_settings(file, len(rows))
-    if twice := next((name for name in header if header.count(name) > 1), None):
-        raise _broken(file, f"has two columns called {twice}")
-    return ScoresTable(file, tuple(header), tuple(rows), tuple(lines))
+    header, rows, lines = read_cells(file, evaluate_again(folder))
+    if not rows:
+        raise _broken(file, "has no row")
+    table = ScoresTable(file, header, tuple(rows), tuple(lines))
+    if (folder / "settings.json").exists():
+        _check_with_settings(table, read_settings(folder, TableSettings))
+    return table
 
 
-def _check_with_settings(file: Path, rows: int) -> None:
-    """settings.json beside the table, where it is there, knows how many rows there must be, and the scorers."""
-    try:
-        settings = files.read_json(file.with_name("settings.json"))
-    except (OSError, ValueError):
-        return
+def _check_with_settings(table: ScoresTable, settings: TableSettings) -> None:
+    """settings.json beside the table knows how many rows there must be, of which prompts and seeds, and the scorers."""
+    file, rows = table.file, len(table.rows)
+    if taken := next((scorer["name"] for scorer in settings["scorers"] if scorer["name"] in OWN), None):
+        raise _broken(file, f"has a scorer called {taken}, which is a column of the table itself: rename that scorer")
     expected = settings.get("prompt_count", 0) * settings.get("images_per_prompt", 1)
     if rows < expected:
         raise _broken(file, f"has {rows} rows of {expected}")
-    if taken := next((scorer["name"] for scorer in settings.get("scorers", []) if scorer["name"] in OWN), None):
-        raise _broken(file, f"has a scorer called {taken}, which is a column of the table itself: rename that scorer")
+    if len({(picture["index"], picture["seed"]) for picture in table.pictures}) < rows:
+        raise _broken(file, "has two rows of one prompt and seed")
+    noted = settings.get("checksums", {}).get(FILE)
+    if noted is not None and files.sha256(file) != noted:
+        raise _broken(file, "was changed since it was written: its scores are not those that were measured")
 
 
 def _broken(file: Path, reason: str) -> UserError:
-    return UserError(
-        f"{file} {reason}. Give the `mapolab evaluate` command of {file.parent.parent.parent} again: it writes the "
-        "table anew, and draws and scores nothing that is kept."
-    )
+    return UserError(f"{file} {reason}. {evaluate_again(file.parent)}")

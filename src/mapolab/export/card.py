@@ -1,14 +1,15 @@
 """The model card: what the model is, how it was made, how it scored, under which licence it may be used."""
 
-import re
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from mapolab.evaluation.scores_table import FILE, read_scores
-from mapolab.files import read_json
+from mapolab.models.hub import is_hub_name
 from mapolab.models.learned_token import KEYS, TOKEN_FILE, learned_token
+from mapolab.run_files import read_base, read_settings
+from mapolab.texts import markdown
 
 LICENSES = {"stabilityai/stable-diffusion-xl-base-1.0": "openrail++", "builtin:tiny_twin": "apache-2.0"}
 USE = {
@@ -32,45 +33,50 @@ def model_card(
 ) -> str:
     """README.md of an export in `dtype`, with the front matter that the hub reads. license_name: None: that of a known
     base."""
-    model, data, trainer = config["model"], config["data"], config["trainer"]
+    model, data, trainer, objective, schedule, optimizer = (
+        config.get(key) or {} for key in ("model", "data", "trainer", "objective", "schedule", "optimizer")
+    )
     base = model["pretrained"]
     known = license_name or LICENSES.get(base)
     front: dict[str, Any] = {"license": known or "other", "library_name": "diffusers", "pipeline_tag": "text-to-image"}
-    if "/" in base and not Path(base).exists():
+    if is_hub_name(base) and not Path(base).exists():
         front["base_model"] = base
-    front["tags"] = ["stable-diffusion-xl", "preference-optimization", config["objective"]["name"]]
+    front["tags"] = ["stable-diffusion-xl", "preference-optimization", objective["name"]]
     rollout = config.get("rollout")  # runs from before it have none
     learned_from = "rewards of its own pictures" if rollout else "preference pairs"
+    version = (manifest.get("versions") or {}).get("mapolab") or "of an unknown version"
     lines = [
         f"---\n{yaml.safe_dump(front, sort_keys=False)}---",
-        f"# {config['name']}: {manifest['label']}",
-        f"A Stable Diffusion XL aligned with {learned_from} by mapolab {manifest['versions']['mapolab']}.",
+        f"# {markdown(config.get('name') or 'a run')}: {markdown(manifest['label'])}",
+        f"A Stable Diffusion XL aligned with {learned_from} by mapolab {markdown(str(version))}.",
         "## Use",
         *(f"- {name}: {USE[name].format(dtype=dtype)}" for name in formats),
         *token_use(config, formats),
         "## How it was made",
         _table(
             {
-                "base model": f"{base} {model['revision'] or ''}".strip(),
+                "base model": f"{base} {model.get('revision') or ''}".strip(),
                 "data": " ".join(str(data[key]) for key in ("path", "split", "revision") if data.get(key)),
-                "objective": _settings(config["objective"]),
+                "objective": _settings(objective),
                 **({"rollout": _settings(rollout)} if rollout else {}),
                 "trained": f"LoRA ({_settings(model['lora'])})" if model.get("lora") else "all of the UNet",
-                "optimizer": _settings(config["optimizer"]),
-                "schedule": _settings(config["schedule"]),
-                "steps": trainer["max_steps"],
+                "optimizer": _settings(optimizer),
+                "schedule": _settings(schedule),
+                "steps": trainer.get("max_steps"),
                 "pairs a forward pass, accumulation": f"{data['batch_size']}, {trainer['gradient_accumulation']}",
-                "resolution": f"{data['resolution']} px",
-                "precision": trainer["precision"],
-                "seed": config["seed"],
-                "notes": "; ".join(manifest.get("notes", [])) or "none",
+                "resolution": f"{data.get('resolution')} px",
+                "precision": trainer.get("precision"),
+                "seed": config.get("seed"),
+                "notes": "; ".join(manifest.get("notes") or []) or "none",
             }
         ),
         "The run's whole config is in `run_config.yaml`, its versions, hardware and timings in `run_manifest.json`.",
         "## Scores",
         _scores(run),
         "## Licence",
-        f"{known}." if known else f"The licence of the base model, {base}, applies; it is not known to mapolab.",
+        f"{markdown(known)}."
+        if known
+        else f"The licence of the base model, {markdown(base)}, applies; it is not known to mapolab.",
     ]
     return "\n\n".join(lines).replace("\n\n- ", "\n- ") + "\n"
 
@@ -106,18 +112,16 @@ def _scores(run: Path) -> str:
     """A table for each evaluation of the run, beside its base's where that was evaluated alike."""
     tables = []
     for evaluation in sorted(file.parent for file in run.glob(f"evaluation/*/{FILE}")):
-        settings = read_json(evaluation / "settings.json")
+        settings = read_settings(evaluation)
         columns = {"this model": read_scores(evaluation).means()}
-        links = evaluation / "links.json"
-        if links.exists():
-            base = run / read_json(links)["base"] / "evaluation" / evaluation.name
-            columns |= {"base": read_scores(base).means()} if (base / FILE).exists() else {}
+        if base := read_base(run, evaluation):
+            columns["base"] = read_scores(base / "evaluation" / evaluation.name).means()
         about = (
             f"Means over {settings['prompt_count']} prompts, {settings['steps']} steps, guidance "
             f"{settings['guidance_scale']}, seed {settings['seed']}."
         )
         rows = [
-            "| " + " | ".join([_in_cell(name), *(_score(means, name) for means in columns.values())]) + " |"
+            "| " + " | ".join([markdown(name), *(_score(means, name) for means in columns.values())]) + " |"
             for name in columns["this model"]
         ]
         head = ["| scorer | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
@@ -130,10 +134,5 @@ def _score(means: dict[str, float], scorer: str) -> str:
     return f"{means[scorer]:.3f}" if scorer in means else ""
 
 
-def _in_cell(text: str) -> str:
-    """Text as Markdown shows it in a table: what means something there is escaped."""
-    return re.sub(r"([\\`*\[\]<>|])", r"\\\1", text)
-
-
 def _table(values: dict[str, Any]) -> str:
-    return "\n".join(["| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in values.items())])
+    return "\n".join(["| | |", "|---|---|", *(f"| {key} | {markdown(str(value))} |" for key, value in values.items())])

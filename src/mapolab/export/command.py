@@ -10,13 +10,14 @@ import yaml
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
 
+from mapolab.config.environment_values import as_typed, for_others
 from mapolab.errors import UserError
 from mapolab.evaluation.generation import add_token, load_pipeline
 from mapolab.evaluation.models import EvaluatedModel, is_lora, model_of_run
 from mapolab.export.card import model_card, token_use
 from mapolab.export.folder import ExportFolder
 from mapolab.export.formats import write_kohya, write_lora, write_pipeline, write_single_file, write_token, write_unet
-from mapolab.files import read_json, write_json, write_text
+from mapolab.files import write_json, write_text
 from mapolab.models.learned_token import TOKEN_FILE
 from mapolab.models.lora import kohya_fault
 from mapolab.models.lora_files import LORA_FILE, read_lora
@@ -24,6 +25,8 @@ from mapolab.models.lora_reader import Lora
 from mapolab.models.parts import MODELS
 from mapolab.models.precision import DTYPES
 from mapolab.models.weights import is_finite
+from mapolab.run_files import read_manifest
+from mapolab.texts import say
 
 NEEDS_LORA = ("lora", "kohya")
 LONGEST_NAME = 255 - len(".kohya.safetensors")  # bytes
@@ -49,21 +52,21 @@ def export(config: dict[str, Any]) -> Path:
         _check_widths(model)
     name = config["name"] or folder.real.name
     _check_name(name)
-    manifest = read_json(run / "manifest.json")
+    manifest = read_manifest(run)
     how = {"formats": formats, "dtype": config["dtype"], "name": name, "license": config["license"]}
     settings = {"model": model.fingerprint, "run": manifest.get("identity"), **how}
     with folder.locked():
         if folder.is_finished(settings):
-            print(f"The export in {target} is finished.", flush=True)
+            say(f"The export in {target} is finished.")
         else:
+            shown, told = for_others(manifest, run_config), for_others(as_typed(run_config), run_config)
             with folder.written(settings) as written:
                 _write(written, formats, model, lora, DTYPES[config["dtype"]], name)
-                write_json(written / "run_manifest.json", manifest)
-                write_text(written / "run_config.yaml", yaml.safe_dump(run_config, sort_keys=False, allow_unicode=True))
-                card = model_card(run, run_config, manifest, formats, config["license"], config["dtype"])
+                write_json(written / "run_manifest.json", shown)
+                write_text(written / "run_config.yaml", yaml.safe_dump(told, sort_keys=False, allow_unicode=True))
+                card = model_card(run, told, shown, formats, config["license"], config["dtype"])
                 write_text(written / "README.md", card)
-            told = [f"Exported {', '.join(formats)} to {target}", *left_out, *token_use(run_config, formats)]
-            print("\n".join(told), flush=True)
+            say("\n".join([f"Exported {', '.join(formats)} to {target}", *left_out, *token_use(run_config, formats)]))
     if config["push"]:
         _push(config["push"], target, folder.files(), config["private"])
     return target

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mapolab.config.environment import nodes_from_environment, rank_from_environment
+from mapolab.config.environment_values import as_saved, as_typed
 from mapolab.config.identity import as_earlier
 from mapolab.config.printing import print_tree
 from mapolab.errors import UserError
@@ -26,7 +27,7 @@ def iterate(config: dict[str, Any]) -> Path:
     """
     _check_alone()
     folder = ResultFolder(iteration_folder(config), ROUNDS)
-    settings = iteration_identity(config)
+    settings = iteration_identity(as_saved(config))
     rounds = [Round(config, folder.path, number) for number in range(1, config["rounds"] + 1)]
     with folder.locked():
         folder.check(settings)
@@ -38,7 +39,7 @@ def iterate(config: dict[str, Any]) -> Path:
             print_summary(rows_of(rounds))
             return folder.path
         if config["trainer"]["progress"] != "off":
-            print_tree(config)
+            print_tree(as_typed(config))
         print(f"Folder: {folder.path}", flush=True)
         folder.claim(settings)
         process = PhaseProcess()

@@ -9,9 +9,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+from mapolab.config.environment_values import KEY
 from mapolab.errors import Interrupted, RunError, UserError
-from mapolab.files import read_json, write_json
-from mapolab.job_record import RECORD, note_job
+from mapolab.files import write_json
+from mapolab.job_record import RECORD, note_job, read_record
 from mapolab.runs import RunFolder
 from mapolab.sweeps.process import OF_ONE_RUN, PYTHON
 from mapolab.training.stopping import SIGNALS
@@ -64,7 +65,9 @@ class PhaseProcess:
                 passed_on = self.signal
                 process.send_signal(passed_on)
             time.sleep(0.02)
-        return process.returncode, read_json(record)["message"]
+        if config.get(KEY):  # what it holds is no longer needed, and perhaps a secret
+            file.unlink(missing_ok=True)
+        return process.returncode, read_record(record).get("message")
 
     def _note(self, number: int, frame: object) -> None:
         self.signal = number

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from mapolab.config.environment_values import KEY
 from mapolab.config.identity import identity
 from mapolab.config.pair_schema import Ranking
 from mapolab.config.schema import Train
@@ -118,6 +119,7 @@ class Round:
         """
         run = {item.name: copy.deepcopy(self.config[item.name]) for item in fields(Train)}
         run |= {"seed": self.seed, "output_dir": str(self.path / "run")}
+        run |= {key: self.config[key] for key in (KEY,) if key in self.config}
         run["data"] |= {"path": str(self.path / "pairs"), "split": None, "revision": None}
         run["evaluation"]["after_training"] = False  # it is a phase of its own
         if self.number > 1:
@@ -146,6 +148,8 @@ class Round:
     def _evaluate(self) -> Config:
         """The round's run; in the first round also what it started from, as every later one did from the one before."""
         given = {"models": [str(self.path / "run")], "base": self.number == 1, "devices": self.config["devices"]}
+        given["prompts"] = self.config["evaluation"]["prompts"]  # a URL is to be named by the command
+        given |= {key: self.config[key] for key in (KEY,) if key in self.config}
         return {"evaluation": given | {"output_root": self.config["output_root"]}, "to": str(self.path)}
 
 

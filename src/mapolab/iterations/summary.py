@@ -2,19 +2,41 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from typing_extensions import TypedDict
 
-from mapolab.files import read_json, write_json, write_text
+from mapolab.files import write_csv, write_json
 from mapolab.iterations.rounds import Round
+from mapolab.reading import read_object
+from mapolab.texts import rich_text
 
 Row = dict[str, Any]
+
+
+ANEW = "Remove {}, and the same command makes it anew."
+
+
+class Counts(TypedDict):
+    pairs: int
+    ties: int
+
+
+class Means(TypedDict):
+    all: float
+    chosen: float
+    rejected: float
+
+
+class PairsManifest(TypedDict):
+    """What the summary takes of a finished folder of pairs."""
+
+    counts: Counts
+    means: dict[str, Means]
 
 
 def rows_of(rounds: Sequence[Round]) -> list[Row]:
@@ -25,14 +47,15 @@ def rows_of(rounds: Sequence[Round]) -> list[Row]:
     """
     rows: list[Row] = []
     for one in rounds:
-        manifest = read_json(one.path / "pairs" / "manifest.json")
-        evaluation = read_json(one.path / "evaluation.json") if one.evaluated else {}
-        if "start" in evaluation:
-            rows.append({"round": 0} | _evaluated(evaluation["start"]))
+        manifest = read_object(one.path / "pairs" / "manifest.json", PairsManifest, ANEW.format(one.path / "pairs"))
+        file = one.path / "evaluation.json"
+        means = read_object(file, dict[str, dict[str, float]], ANEW.format(file)) if one.evaluated else {}
+        if "start" in means:
+            rows.append({"round": 0} | _evaluated(means["start"]))
         row = {"round": one.number, "pairs": manifest["counts"]["pairs"], "ties": manifest["counts"]["ties"]}
-        for scorer, means in manifest["means"].items():
-            row |= {f"{scorer}_{name}": means[key] for name, key in DRAWN.items()}
-        rows.append(row | _evaluated(evaluation.get("trained", {})))
+        for scorer, mean in manifest["means"].items():
+            row |= {f"{scorer}_{name}": mean[key] for name, key in DRAWN.items()}
+        rows.append(row | _evaluated(means.get("trained", {})))
     return rows
 
 
@@ -41,11 +64,9 @@ DRAWN = {"drawn": "all", "chosen": "chosen", "rejected": "rejected"}
 
 def write_summary(folder: Path, rows: Sequence[Row]) -> None:
     """iterations.csv and summary.json."""
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, _columns(rows), restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({key: _number(value, ".9g") for key, value in row.items()} for row in rows)
-    write_text(folder / "iterations.csv", buffer.getvalue())
+    columns = _columns(rows)
+    lines = [[_number(row.get(column, ""), ".9g") for column in columns] for row in rows]
+    write_csv(folder / "iterations.csv", [columns, *lines])
     write_json(folder / "summary.json", {"rounds": list(rows)})
 
 
@@ -54,7 +75,7 @@ def print_summary(rows: Sequence[Row]) -> None:
     names = [f"round {row['round']}" if row["round"] else "start" for row in rows]
     table = Table("mean scores", *names)
     for column in _columns(rows)[1:]:
-        table.add_row(column.replace("_", " "), *(_number(row.get(column, ""), ".3f") for row in rows))
+        table.add_row(rich_text(column.replace("_", " ")), *(_number(row.get(column, ""), ".3f") for row in rows))
     Console().print(table)
 
 

@@ -28,6 +28,7 @@ from mapolab.pairs.recipes.targets import targets
 from mapolab.pairs.recipes.votes import votes
 from mapolab.pairs.scoring import score_material
 from mapolab.pairs.writing import TABLE, part_names, write_parts, write_table
+from mapolab.texts import say
 
 DRAWN: dict[str, Callable[..., Material]] = {
     "prefixes": drawn.prefixes,
@@ -167,4 +168,4 @@ def _only_ties(ties: int, scorers: Sequence[str]) -> str:
 
 def _say(processes: Processes, text: str) -> None:
     if processes.rank == 0:
-        print(text, flush=True)
+        say(text)

@@ -6,14 +6,30 @@ import contextlib
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Required
+
+from typing_extensions import TypedDict
 
 from mapolab import files
+from mapolab.config.environment_values import hide
 from mapolab.errors import UserError
 from mapolab.output import Kind, OutputFolder
+from mapolab.reading import read_object
 from mapolab.runs import differences, environment, timestamp
 
 MANIFEST = "manifest.json"
+
+
+class ResultManifest(TypedDict, total=False):
+    """manifest.json of a folder that a command fills step by step. counts, means: of pairs; rounds: of an iteration."""
+
+    status: Required[Literal["running", "finished"]]
+    settings: dict[str, Any]
+    restarts: int
+    files: list[str]
+    counts: dict[str, Any]
+    means: dict[str, dict[str, float]]
+    rounds: int
 
 
 class ResultFolder:
@@ -23,10 +39,13 @@ class ResultFolder:
         self.path, self.kind = path, kind
         self.output = OutputFolder(path, kind)
 
-    def manifest(self) -> dict[str, Any]:
-        """Empty for a new folder. Raises UserError for one that holds something else."""
+    def manifest(self) -> ResultManifest | dict[str, Any]:
+        """Empty for a new folder. Raises UserError for one that holds something else, or whose manifest is broken."""
         self.output.check()
-        return files.read_json(self.path / MANIFEST) if (self.path / MANIFEST).is_file() else {}
+        if not (self.path / MANIFEST).exists():
+            return {}
+        fix = f"Give another output_dir, or remove the folder to make its {self.kind.holds} anew."
+        return read_object(self.path / MANIFEST, ResultManifest, fix)
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -56,7 +75,7 @@ class ResultFolder:
         self.output.lock.check()
         files.sweep(self.path)
         before = self.manifest()
-        fresh = {"command": " ".join(sys.argv), "started": timestamp(), "restarts": -1, "settings": settings}
+        fresh = {"command": hide(" ".join(sys.argv)), "started": timestamp(), "restarts": -1, "settings": settings}
         about = fresh | noted | environment() | before
         about |= {"status": "running", "finished": None, "restarts": about["restarts"] + 1}
         files.write_json(self.path / MANIFEST, about)
@@ -64,5 +83,5 @@ class ResultFolder:
     def finish(self, **found: Any) -> None:
         """Complete the manifest. Raises RunError if the folder's lock was lost."""
         self.output.lock.check()
-        about = files.read_json(self.path / MANIFEST) | found
+        about = self.manifest() | found
         files.write_json(self.path / MANIFEST, about | {"status": "finished", "finished": timestamp()})

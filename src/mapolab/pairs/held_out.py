@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from mapolab.config.environment_values import as_typed
 from mapolab.data.hygiene import plain_prompt
 from mapolab.errors import UserError
 from mapolab.evaluation.prompts import held_out
@@ -33,7 +34,7 @@ class HeldOut:
         name = config["held_out"]
         prompts, image_ids = held_out(name, config["held_out_split"], config["held_out_revision"], cache_folder)
         plain = frozenset(plain_prompt(prompt) for prompt in prompts)
-        return cls(plain, frozenset(image_ids), config["drop_held_out"], name)
+        return cls(plain, frozenset(image_ids), config["drop_held_out"], as_typed(config)["held_out"])
 
     @property
     def about(self) -> dict[str, Any]:

@@ -5,6 +5,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from mapolab.texts import rich_text
+
 # MaPO, 2406.06424v2, Table 3: four A100, batch 4.
 PAPER = {"mapo": 46.1, "diffusion_dpo": 55.9}
 
@@ -14,10 +16,12 @@ def print_plan(plan: dict[str, Any]) -> None:
     console = Console(highlight=False, soft_wrap=True)
     config, memory, accelerator = plan["config"], plan["memory"], plan["accelerator"]
     console.print(
-        f"[bold]{config['objective']}[/] on {config['model']}, {config['resolution']} px, {config['batch_size']} "
-        f"{config['unit']} a device and forward pass, {config['precision']}, {config['optimizer']}, "
-        f"{config['strategy']} on {config['devices']} device(s)"
-        + (f", reference: {config['reference'].replace('_', ' ')}" if config["reference"] else "")
+        rich_text(config["objective"], "bold")
+        + rich_text(
+            f" on {config['model']}, {config['resolution']} px, {config['batch_size']} {config['unit']} a device and "
+            f"forward pass, {config['precision']}, {config['optimizer']}, {config['strategy']} on {config['devices']} "
+            "device(s)" + (f", reference: {config['reference'].replace('_', ' ')}" if config["reference"] else "")
+        )
     )
     if config["architecture_assumed"]:
         console.print("The model's configs could not be read; SDXL base's are taken.")
@@ -42,7 +46,9 @@ def print_plan(plan: dict[str, Any]) -> None:
         table.add_row("paths of a round on disk", _gigabytes(plan["round_bytes"]))
     capacity, reserve = accelerator["capacity_bytes"], accelerator["reserve_bytes"]
     fits = "yes" if plan["fits"] else "NO"
-    table.add_row(f"fits {accelerator['name']}", f"{fits}: {_gigabytes(capacity)}, {_gigabytes(reserve)} kept free")
+    table.add_row(
+        rich_text(f"fits {accelerator['name']}"), f"{fits}: {_gigabytes(capacity)}, {_gigabytes(reserve)} kept free"
+    )
     table.add_row("largest batch that fits", f"{memory['largest_batch']} {config['unit']} a device")
     epochs = plan["data"]["epochs"]
     over = f", {epochs:.2f} epochs of {plan['data']['rows']:,} rows" if epochs else ""

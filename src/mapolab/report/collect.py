@@ -8,11 +8,12 @@ from pathlib import Path
 from mapolab.errors import UserError
 from mapolab.evaluation.options import DRAWN_BY
 from mapolab.evaluation.scores_table import OPTIONAL
-from mapolab.files import read_json
 from mapolab.paths import find_paths
 from mapolab.report.methods import group_methods
 from mapolab.report.runs import Method, Run, flatten
+from mapolab.run_files import read_base, read_manifest, read_settings
 from mapolab.runs import final_weights
+from mapolab.texts import say
 
 
 def collect(
@@ -27,7 +28,7 @@ def collect(
     """
     folders = find_runs([runs] if isinstance(runs, str) else list(runs))
     chosen = find_runs([base])[0] if base else None
-    manifests = {folder: read_json(folder / "manifest.json") for folder in [*folders, *([chosen] if chosen else [])]}
+    manifests = {folder: read_manifest(folder) for folder in [*folders, *([chosen] if chosen else [])]}
     if chosen is None and len(folders) > 1 and not any((folder / "config.yaml").is_file() for folder in folders):
         chosen = _only_base(folders, manifests)
     compared = [folder for folder in folders if manifests[folder]["objective"]["name"] != "base"]
@@ -82,7 +83,7 @@ def _check_finished(folder: Path, status: str) -> None:
             f"`mapolab evaluate models={folder}`, or leave it out by naming the other runs: runs=[...]."
         )
     if (folder / "config.yaml").is_file() and final_weights(folder) is None:
-        print(f"The weights of {folder} are gone: what is compared are scores of when they were there.", flush=True)
+        say(f"The weights of {folder} are gone: what is compared are scores of when they were there.")
 
 
 def _evaluations(folder: Path) -> dict[str, Path]:
@@ -119,7 +120,7 @@ def _differing_settings(evaluations: dict[Path, dict[str, Path]]) -> str:
     newest = {folder: list(own.values())[-1] for folder, own in evaluations.items()}
     (first, reference), *others = newest.items()
     other, unlike = next((item for item in others if item[1].name != reference.name), others[0])
-    own, theirs = (flatten(read_json(path / "settings.json")) for path in (reference, unlike))
+    own, theirs = (flatten(read_settings(path)) for path in (reference, unlike))
     named = (*DRAWN_BY, "target_style")
     keys = [key for key in {**own, **theirs} if own.get(key) != theirs.get(key) and key.split(".")[0] in named]
     differing = "; ".join(f"{key}: {own.get(key)} and {theirs.get(key)}" for key in keys)
@@ -145,9 +146,8 @@ def _base(compared: list[Path], evaluations: dict[Path, Path]) -> Run:
     """The base model that all runs started from, by the links that `mapolab evaluate` left; other models have none."""
     bases: dict[Path, Path] = {}
     for folder in (folder for folder in compared if (folder / "config.yaml").is_file()):
-        links = evaluations[folder] / "links.json"
-        base = folder / read_json(links)["base"] if links.is_file() else None
-        if base is None or not (base / "evaluation" / evaluations[folder].name / "scores.csv").is_file():
+        base = read_base(folder, evaluations[folder])
+        if base is None:
             raise UserError(f"{folder} has no evaluated base. Give `mapolab evaluate models={folder}`, which adds it.")
         bases[base.resolve()] = folder
     if len(bases) > 1:
@@ -158,7 +158,7 @@ def _base(compared: list[Path], evaluations: dict[Path, Path]) -> Run:
         )
     folder = Path(os.path.relpath(next(iter(bases))))
     evaluation = _evaluations(folder)[evaluations[next(iter(bases.values()))].name]
-    return Run(folder, evaluation, read_json(folder / "manifest.json"))
+    return Run(folder, evaluation, read_manifest(folder))
 
 
 def _check_same_pictures(runs: list[Run]) -> None:

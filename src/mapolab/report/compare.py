@@ -17,6 +17,7 @@ from mapolab.report.mismatch import other_mismatches, own_mismatch
 from mapolab.report.page import render_page
 from mapolab.report.summary import compare_methods
 from mapolab.report.tables import rich_tables, summary_markdown
+from mapolab.texts import rich_text, say
 
 TABLES = ("summary.md", "summary.csv", "summary.tex", "pairs.csv", "scores_long.csv")
 
@@ -56,8 +57,7 @@ def compare(config: dict[str, Any]) -> Path:
     for table in rich_tables(comparison):
         console.print(table)
     if comparison.scores:
-        console.print(legend(comparison), style="dim", markup=False)
-    tables = ", ".join(str(folder / name) for name in TABLES)
-    console.print(f"Tables: {tables}", soft_wrap=True, markup=False)
-    console.print(f"Report: {page}", soft_wrap=True, markup=False)
+        console.print(rich_text(legend(comparison), "dim"))
+    say(f"Tables: {', '.join(str(folder / name) for name in TABLES)}")
+    say(f"Report: {page}")
     return page

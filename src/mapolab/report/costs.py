@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from typing_extensions import TypedDict
 
 from mapolab.errors import UserError
-from mapolab.files import read_json, short_hash, write_json
+from mapolab.files import short_hash, write_json
+from mapolab.reading import read_object
 from mapolab.report.runs import Method, Run
 
 # Field of a run's manifest -> what stands for a method of several runs. `teraflops` is counted, not in the manifest.
@@ -25,6 +28,13 @@ COST_HEADERS = {
     "wall_seconds": "training time",
     "teraflops": "operations",
 }
+
+
+class Operations(TypedDict):
+    """operations.json: of one optimizer step over all devices, and a hash of what it was counted from."""
+
+    per_step: float | None
+    counted_from: str
 
 
 COUNT_VERSION = 1
@@ -48,12 +58,20 @@ def training_teraflops(run: Run) -> float | None:
     if not run.config or not run.manifest.get("steps"):
         return None
     kept, counted_from = run.folder / "operations.json", short_hash([COUNT_VERSION, run.config])
-    found = read_json(kept) if kept.is_file() else {}
+    found = _kept(kept)
     if found.get("counted_from") != counted_from:
         found = {"per_step": _operations_per_step(run.config), "counted_from": counted_from}
         if found["per_step"] is not None:  # the model's configs may be at hand another time
             write_json(kept, found)
     return None if found["per_step"] is None else found["per_step"] * run.manifest["steps"] / 1e12
+
+
+def _kept(file: Path) -> Operations | dict[str, Any]:
+    """What was counted before; empty where it cannot be read, so that it is counted again."""
+    try:
+        return read_object(file, Operations, "")
+    except UserError:
+        return {}
 
 
 def _operations_per_step(config: dict[str, Any]) -> float | None:
@@ -62,7 +80,7 @@ def _operations_per_step(config: dict[str, Any]) -> float | None:
 
     try:
         return operations_per_step(config)
-    except (UserError, KeyError, TypeError, OSError):
+    except (UserError, KeyError, TypeError, ValueError, OSError):
         return None
 
 

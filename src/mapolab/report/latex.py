@@ -2,24 +2,10 @@
 
 from __future__ import annotations
 
-import re
-
 from mapolab.report.names import scorer_name
 from mapolab.report.summary import Comparison, ScoreSummary
 from mapolab.report.words import caveat, decimals, percent
-
-# Letters that are commands, or become other letters; brackets and stars would be arguments of the line break before.
-SPECIAL = {letter: f"\\{letter}" for letter in "&%$#_{}"} | {letter: f"{{{letter}}}" for letter in "[]*`'"}
-SPECIAL |= {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
-SPECIAL |= {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}"}
-SPECIAL |= {
-    "\N{HYPHEN}": "{-}",
-    "\N{EN DASH}": "--",
-    "\N{EM DASH}": "---",
-    "\N{HORIZONTAL ELLIPSIS}": r"\ldots{}",
-    "\N{MINUS SIGN}": "$-$",
-    "\N{INFINITY}": r"$\infty$",
-}
+from mapolab.texts import latex
 
 
 def summary_latex(comparison: Comparison) -> str:
@@ -28,12 +14,12 @@ def summary_latex(comparison: Comparison) -> str:
     A star marks a difference from the base that stands after Holm's correction.
     """
     scores = comparison.scores
-    header = " & ".join(["Method", *(escape(scorer_name(score.name)) + _arrow(score) for score in scores)])
+    header = " & ".join(["Method", *(latex(scorer_name(score.name)) + _arrow(score) for score in scores)])
     rows = [_row(comparison, label) for label in [method.label for method in comparison.everyone]]
     body = "\n".join([r"\toprule", header + r" \\", r"\midrule", *rows, r"\bottomrule"])
-    base = escape(comparison.base_name)
+    base = latex(comparison.base_name)
     notes = [
-        escape(caveat(comparison)),
+        latex(caveat(comparison)),
         f"In parentheses: the win rate against {base}, the share of pictures that score better, ties as half.",
         f"Star: differs from {base} after Holm's correction. Bold: the best mean, and what is printed like it.",
     ]
@@ -49,19 +35,13 @@ LAST_LATIN = 0x17F
 """The last letter of those that LaTeX reads without a package."""
 
 
-def escape(text: str) -> str:
-    """Text in one line in which nothing is a command."""
-    one_line = re.sub("(?<=-)-", "\N{HYPHEN}", " ".join(text.split()))  # two in a row would be a dash
-    return "".join(SPECIAL.get(letter, letter) for letter in one_line)
-
-
 def _arrow(score: ScoreSummary) -> str:
     return r" $\uparrow$" if score.higher_is_better else r" $\downarrow$"
 
 
 def _row(comparison: Comparison, label: str) -> str:
     cells = [_cell(score, label, comparison.base.label) for score in comparison.scores]
-    return " & ".join([escape(comparison.names[label]), *cells]) + r" \\"
+    return " & ".join([latex(comparison.names[label]), *cells]) + r" \\"
 
 
 def _cell(score: ScoreSummary, label: str, base: str) -> str:
@@ -71,7 +51,7 @@ def _cell(score: ScoreSummary, label: str, base: str) -> str:
     number = rf"\mathbf{{{printed[label]}}}" if float(printed[label]) == float(best) else printed[label]
     star = "^{*}" if score.verdict(label) in ("better", "worse") else ""
     interval = f"$[{_figure(mean.low, digits)}, {_figure(mean.high, digits)}]$" if mean.known else "--"
-    wins = "" if label == base else f" ({escape(percent(score.win_rate[label][base].value))})"
+    wins = "" if label == base else f" ({latex(percent(score.win_rate[label][base].value))})"
     return f"${number}{star}$ {interval}{wins}"
 
 

@@ -11,12 +11,14 @@ from itertools import pairwise
 from pathlib import PurePosixPath
 from typing import Any
 
+from mapolab.config.environment_values import KEY
 from mapolab.config.identity import identity
 from mapolab.config.rollout import reward_label
 from mapolab.errors import UserError
-from mapolab.files import read_json, short_hash
+from mapolab.files import short_hash
 from mapolab.report.names import METHOD_NAMES
 from mapolab.report.runs import Method, Run, flatten
+from mapolab.run_files import read_base
 
 OBJECTIVE = "objective."
 # What decides a run's weights and is not among its settings, is only a name, or is told in fewer words: told where
@@ -85,6 +87,9 @@ def _settings(run: Run, everyone: list[Run]) -> dict[str, Any]:
     if not run.config:
         return {}
     found = flatten(identity(run.config))
+    for key, text in run.config.get(KEY, {}).items():
+        if key in found:  # not the value, but what tells it from others
+            found[key] = f"{text}#{short_hash(found[key])}"
     if rollout := run.config.get("rollout"):
         found[f"{OBJECTIVE}reward"] = "+".join(map(reward_label, rollout["rewards"]))
     found |= {key: _fact(run, key, everyone) for key in ("data_fingerprint", "base")}
@@ -106,8 +111,8 @@ def _fact(run: Run, key: str, everyone: list[Run]) -> str | None:
 def _own_fact(run: Run, key: str) -> str | None:
     if key == "data_fingerprint":
         return run.manifest.get(key)
-    links = run.evaluation / "links.json"
-    return PurePosixPath(read_json(links)["base"]).name if links.is_file() else None
+    base = read_base(run.folder, run.evaluation)
+    return base.name if base else None
 
 
 def _number(value: Any) -> Any:

@@ -4,12 +4,45 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Required
+
+from annotated_types import Len
+from typing_extensions import TypedDict
 
 from mapolab.errors import UserError
 from mapolab.evaluation.intervals import Estimate
-from mapolab.files import read_json
+from mapolab.reading import read_object
 from mapolab.report.summary import Comparison
+
+
+class Distance(TypedDict):
+    """Of the base's pictures from those of one side; 0..2."""
+
+    distance: float
+
+
+class Measured(TypedDict, total=False):
+    """What `mapolab mismatch` wrote."""
+
+    features: Required[str]
+    data_fingerprint: Required[str]
+    chosen: Distance
+
+
+class Gains(TypedDict, total=False):
+    """`Mismatch.about`; an earlier version wrote neither scorer nor labels."""
+
+    distance: Required[float]
+    features: Required[str]
+    gains: Required[dict[str, Annotated[list[float | None], Len(3, 3)]]]
+    scorer: str
+    labels: dict[str, str]
+
+
+class ComparisonSummary(TypedDict, total=False):
+    """summary.json of a comparison."""
+
+    mismatch: Gains | None
 
 
 @dataclass(frozen=True)
@@ -38,7 +71,8 @@ def own_mismatch(comparison: Comparison) -> Mismatch | None:
         method.label: {run.manifest.get("data_fingerprint") for run in method.runs} for method in comparison.methods
     }
     folder = comparison.base.runs[0].folder / "mismatch"
-    measured = [read_json(file) for file in sorted(folder.glob("*.json"))]
+    fix = "Remove it, and give `mapolab mismatch` again."
+    measured = [read_object(file, Measured, fix) for file in sorted(folder.glob("*.json"))]
     fitting = [found for found in measured if {found["data_fingerprint"]} in data.values() and "chosen" in found]
     if not fitting:
         return None
@@ -64,7 +98,8 @@ def other_mismatches(folders: list[str], comparison: Comparison, features: str) 
     scorer = comparison.scores[0].name if comparison.scores else "none"
     for folder in folders:
         file = Path(folder) / "summary.json"
-        found = read_json(file).get("mismatch") if file.is_file() else None
+        fix = "Give `mapolab compare` again for that comparison."
+        found = read_object(file, ComparisonSummary, fix).get("mismatch") if file.is_file() else None
         if found is None:
             raise UserError(
                 f"beside={folder} is no comparison with a measured mismatch. Give `mapolab mismatch` for its base and "
@@ -81,7 +116,7 @@ def other_mismatches(folders: list[str], comparison: Comparison, features: str) 
                 "`mapolab evaluate` with the same scorers in the same order for both, then `mapolab compare` again."
             )
         labels = found.get("labels", {})  # an earlier version kept names alone
-        gains = {names.get(labels.get(name), name): Estimate(*gain) for name, gain in found["gains"].items()}
+        gains = {names.get(labels.get(name, ""), name): Estimate(*gain) for name, gain in found["gains"].items()}
         points.append(Mismatch(found["distance"], found["features"], scorer, gains, labels))
     return points
 

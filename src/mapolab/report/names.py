@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from mapolab.texts import visible
+
 # The names that the papers use; other labels stay as they are.
 METHOD_NAMES = {
     "base": "Base model",
@@ -24,4 +26,4 @@ METHOD_NAMES = {
 
 def scorer_name(name: str) -> str:
     """`pixel_distance` -> `pixel distance`"""
-    return name.replace("_", " ")
+    return visible(name.replace("_", " "))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -23,6 +25,7 @@ from mapolab.report.summary import Comparison, ScoreSummary
 from mapolab.report.svg import Plot, css_colour, key_mark
 from mapolab.report.wall import FIRST_ROWS, Wall, build_wall, is_pixelated, shown_runs
 from mapolab.report.words import decimals, findings, interval, joined, leader, notes, number, opening, percent, subtitle
+from mapolab.texts import visible
 
 MANY_METHODS = 5
 """From more than so many methods on, the findings are a list, and a win-rate matrix takes the page's whole width."""
@@ -32,6 +35,14 @@ PAGE_BUDGET = 14_900_000
 """Bytes of the whole page, which is to stay below 15 MB."""
 LARGE_COLUMNS = 7
 """Up to so many runs abreast, the wall's pictures are large."""
+
+
+# Nothing is fetched or sent, and no script or style sheet runs but the two that are ours; plots and dots have their
+# colours as attributes.
+POLICY = (
+    "default-src 'none'; script-src 'sha256-{script}'; style-src-elem 'sha256-{css}'; style-src-attr 'unsafe-inline'; "
+    "img-src data:; base-uri 'none'; form-action 'none'"
+)
 
 
 @dataclass(frozen=True)
@@ -110,15 +121,23 @@ def render_page(comparison: Comparison, mismatches: list[Mismatch]) -> str:
     environment = StrictEnvironment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
+        finalize=lambda value: visible(value) if type(value) is str else value,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     css = Markup(Path(__file__).with_name("page.css").read_text(encoding="utf-8"))
     script = Markup(Path(__file__).with_name("wall.js").read_text(encoding="utf-8"))
+    policy = POLICY.format(css=_digest(css), script=_digest(script))
     columns = _columns(comparison)
     context = _context(comparison) | _statistics(comparison) | _plots(comparison, mismatches)
-    context |= {"css": css, "script": script, "columns": columns, "as_json": [asdict(column) for column in columns]}
+    context |= {
+        "css": css,
+        "script": script,
+        "policy": policy,
+        "columns": columns,
+        "as_json": [asdict(column) for column in columns],
+    }
     page = environment.get_template("page.html.j2")
     row = environment.get_template("row.html.j2")
 
@@ -128,6 +147,11 @@ def render_page(comparison: Comparison, mismatches: list[Mismatch]) -> str:
     bare = render(Wall([], 10**9, is_pixelated(comparison)))
     room = PAGE_BUDGET - len(bare.encode())
     return render(build_wall(comparison, room, lambda one: Markup(row.render(row=one, columns=columns))))
+
+
+def _digest(content: str) -> str:
+    """Of what stands between the tags, as a policy names it."""
+    return base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
 
 
 def _context(comparison: Comparison) -> dict[str, Any]:

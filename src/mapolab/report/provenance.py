@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from mapolab.config.environment_values import for_others
 from mapolab.evaluation.intervals import INTERVALS
 from mapolab.report.runs import Method, Run, flatten
 from mapolab.report.summary import Comparison
@@ -13,7 +14,8 @@ from mapolab.report.words import percent
 
 def evaluation_rows(comparison: Comparison) -> list[tuple[str, str]]:
     """The evaluation's settings and what intervals are, as rows."""
-    settings = {key: value for key, value in comparison.settings.items() if key != "scorers"}
+    settings = {key: value for key, value in comparison.settings.items() if key not in ("scorers", "checksums")}
+    settings = for_others(settings)
     settings["scorers"] = ", ".join(score.name for score in comparison.scores) or "none"
     settings["evaluation"] = comparison.base.runs[0].evaluation.name
     settings["intervals"] = f"{percent(comparison.confidence)} {INTERVALS} over {comparison.over}"
@@ -37,7 +39,7 @@ def provenance(comparison: Comparison, method: Method, run: Run) -> dict[str, st
         "notes": "; ".join(manifest.get("notes") or []) or None,
         "finished": (manifest.get("finished") or "")[:16].replace("T", " ") or None,
     }
-    return {key: _plain(value) for key, value in cells.items()}
+    return {key: _plain(for_others(value, run.config)) for key, value in cells.items()}
 
 
 def versions(comparison: Comparison) -> list[tuple[str, str]]:

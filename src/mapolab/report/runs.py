@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import csv
-import math
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from mapolab.evaluation.scores_table import Picture, ScoresTable, read_scores
 from mapolab.evaluation.statistics import MethodScores
-from mapolab.files import read_json
+from mapolab.run_files import Manifest, Settings, read_config, read_curves, read_settings
 
 
 @dataclass(frozen=True)
@@ -26,7 +23,7 @@ class Run:
 
     folder: Path
     evaluation: Path
-    manifest: dict[str, Any]
+    manifest: Manifest
 
     @property
     def label(self) -> str:
@@ -38,15 +35,14 @@ class Run:
         return self.manifest["seed"]
 
     @cached_property
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> Settings:
         """How the pictures were drawn and scored."""
-        return read_json(self.evaluation / "settings.json")
+        return read_settings(self.evaluation)
 
     @cached_property
     def config(self) -> dict[str, Any]:
         """The resolved config that trained the run; empty for the base model."""
-        file = self.folder / "config.yaml"
-        return yaml.safe_load(file.read_text(encoding="utf-8")) if file.exists() else {}
+        return read_config(self.folder) if (self.folder / "config.yaml").exists() else {}
 
     @cached_property
     def table(self) -> ScoresTable:
@@ -68,20 +64,12 @@ class Run:
     def metrics(self) -> dict[str, np.ndarray]:
         """The columns of metrics.csv, each (steps,): NaN where the method has no such quantity, infinite where it was
         not finite; none for the base."""
-        file = self.folder / "metrics.csv"
-        rows = read_rows(file) if file.exists() else []
-        return {name: np.array([_metric(row[name]) for row in rows]) for name in (rows[0] if rows else {})}
+        columns = read_curves(self.folder, "metrics.csv", self.manifest)
+        return {name: np.array(values) for name, values in columns.items()}
 
     def scores(self, scorer: str) -> np.ndarray:
         """(pictures,) in the order of `pictures`. Raises UserError for a score that is missing or no finite number."""
         return self.table.values(scorer)[self._order]
-
-
-def _metric(text: str) -> float:
-    if not text:
-        return math.nan
-    value = float(text)
-    return math.inf if math.isnan(value) else value
 
 
 @dataclass(frozen=True)
@@ -112,12 +100,6 @@ class Method:
 
     def scores(self, scorer: str) -> MethodScores:
         return MethodScores(np.stack([run.scores(scorer) for run in self.runs]), self.seeds)
-
-
-def read_rows(file: Path) -> list[dict[str, str]]:
-    """The rows of a CSV file by column name."""
-    with open(file, encoding="utf-8", newline="") as lines:
-        return list(csv.DictReader(lines))
 
 
 def flatten(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:

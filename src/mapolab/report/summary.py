@@ -14,6 +14,7 @@ from mapolab.evaluation.differences import Difference, compare, holm, measurable
 from mapolab.evaluation.intervals import Estimate
 from mapolab.evaluation.statistics import MethodScores, PairedStatistics
 from mapolab.report.runs import Method, Run
+from mapolab.texts import visible
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,7 @@ class Comparison:
     @cached_property
     def names(self) -> dict[str, str]:
         """Method label -> what it is called in tables and on the page."""
-        return {method.label: method.name for method in self.everyone}
+        return {method.label: visible(method.name) for method in self.everyone}
 
     @property
     def everyone(self) -> list[Method]:

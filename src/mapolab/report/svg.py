@@ -13,6 +13,8 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from mapolab.texts import visible
+
 # Drawn in colours that nothing else uses, and replaced by the page's own, which know light from dark.
 INK, MUTED, RULE = "#010102", "#010103", "#010104"
 METHOD_COLOURS = 8
@@ -144,6 +146,8 @@ def render(figure: Figure, name: str, description: str) -> Markup:
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    # The page's own style sheet says it, which alone its policy lets through.
+    svg = re.sub(r"<style[^>]*>.*?</style>", "", svg, flags=re.DOTALL)
     # The page sets the size; the view box keeps the proportions.
     svg = re.sub(r'<svg [^>]*?viewBox="([^"]*)"[^>]*>', r'<svg viewBox="\1" role="img">', svg, count=1, flags=re.DOTALL)
     svg = svg.replace('role="img">', f'role="img" aria-label="{escape(description)}">', 1)
@@ -151,7 +155,7 @@ def render(figure: Figure, name: str, description: str) -> Markup:
     used = set(re.findall(r'#([\w-]+)[")]', svg))
     svg = re.sub(r' id="([^"]*)"', lambda match: match[0] if match[1] in used else "", svg)
     svg = re.sub(r"font: [^;\"]*?sans-serif[^;\"]*", lambda match: _page_font(match[0]), svg)
-    return Markup(_page_colours(svg))
+    return Markup(visible(_page_colours(svg)))
 
 
 def _page_font(font: str) -> str:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import re
-
 from rich import box
 from rich.table import Table
-from rich.text import Text
 
 from mapolab.report.categories import category_table
 from mapolab.report.costs import COST_HEADERS, COSTS, cost_cell
@@ -17,6 +14,7 @@ from mapolab.report.published import published_note, published_rows
 from mapolab.report.runs import Method
 from mapolab.report.summary import Comparison, ScoreSummary
 from mapolab.report.words import decimals, findings, interval, leader, notes, number, opening, percent, visible_digits
+from mapolab.texts import markdown, rich_text
 
 ABREAST = 3
 """Scorers in one table of the terminal."""
@@ -30,25 +28,25 @@ def arrow(score: ScoreSummary) -> str:
 
 def summary_markdown(comparison: Comparison) -> str:
     """The findings in words, then tables of scores, win rates and cost."""
-    told = [f"**{plain(name)}** {plain(sentence)}" for name, sentence in findings(comparison)]
-    parts = [" ".join(filter(None, [plain(opening(comparison) or ""), *told, plain(leader(comparison) or "")]))]
+    told = [f"**{markdown(name)}** {markdown(sentence)}" for name, sentence in findings(comparison)]
+    parts = [" ".join(filter(None, [markdown(opening(comparison) or ""), *told, markdown(leader(comparison) or "")]))]
     if comparison.scores:
-        parts += [_markdown_table(*score_table(comparison)), *map(plain, [legend(comparison), *notes(comparison)])]
+        parts += [_markdown_table(*score_table(comparison)), *map(markdown, [legend(comparison), *notes(comparison)])]
         if published := published_rows([score.name for score in comparison.scores]):
             seeds = [""] if comparison.trained else []
             rows = [[f"{method} (published)", *seeds, *figures] for method, figures in published]
-            told = plain(f"Published, not measured here: {published_note(comparison.settings)}")
+            told = markdown(f"Published, not measured here: {published_note(comparison.settings)}")
             parts += [told, _markdown_table(score_table(comparison)[0], rows)]
-        title = f"### Differences from {plain(comparison.base_name)}"
-        parts += [title, _markdown_table(*difference_table(comparison)), plain(difference_legend(comparison))]
+        title = f"### Differences from {markdown(comparison.base_name)}"
+        parts += [title, _markdown_table(*difference_table(comparison)), markdown(difference_legend(comparison))]
         if by_category := category_table(comparison):
             parts += ["### By category of prompt", _markdown_table(*by_category)]
     for score in comparison.scores:
-        parts += [f"### Win rates by {plain(scorer_name(score.name))}", _win_table(comparison, score)]
+        parts += [f"### Win rates by {markdown(scorer_name(score.name))}", _win_table(comparison, score)]
     if comparison.scores:
         parts.append("Of the row's method against the column's, with its interval, ties as half.")
     if comparison.trained:
-        parts += ["### Cost of training", _markdown_table(*cost_table(comparison)), plain(cost_legend(comparison))]
+        parts += ["### Cost of training", _markdown_table(*cost_table(comparison)), markdown(cost_legend(comparison))]
     return "\n\n".join(parts) + "\n"
 
 
@@ -159,17 +157,17 @@ def rich_tables(comparison: Comparison) -> list[Table]:
 
 def _rich_table(title: str, header: list[str], rows: list[list[str]]) -> Table:
     table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column(Text(header[0]), min_width=14)
+    table.add_column(rich_text(header[0]), min_width=14)
     for column in header[1:]:
         # A long name over narrow figures stands in two lines.
-        told = Text(column.replace(" ", "\n") if len(column) > 10 else column)
+        told = rich_text(column.replace(" ", "\n") if len(column) > 10 else column)
         table.add_column(told, justify="right", no_wrap=True)
     for row in rows:
         cells = (
             cell.replace(" [", "\n[").replace(", win", "\nwin").replace(", from", "\nfrom").replace(", none", "\nnone")
             for cell in row[1:]
         )
-        table.add_row(Text(row[0]), *map(Text, cells))
+        table.add_row(rich_text(row[0]), *map(rich_text, cells))
     return table
 
 
@@ -205,9 +203,4 @@ def win_cell(score: ScoreSummary, label: str, other: str) -> str:
 
 def _markdown_table(header: list[str], rows: list[list[str]]) -> str:
     lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
-    return "\n".join("| " + " | ".join(map(plain, line)) + " |" for line in lines)
-
-
-def plain(text: str) -> str:
-    """A text in one line of Markdown, in which nothing is a mark, a tag or the end of a cell."""
-    return re.sub(r"([\\`*|~]|<(?=[A-Za-z/!?])|(?<!\w)_|_(?!\w))", r"\\\1", " ".join(text.split()))
+    return "\n".join("| " + " | ".join(map(markdown, line)) + " |" for line in lines)

@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from mapolab.errors import UserError
 from mapolab.pictures import load_picture
 from mapolab.report.runs import Method, Run
 from mapolab.report.summary import Comparison
+from mapolab.run_files import picture_file
 
 FIRST_ROWS = 24
 """Prompts that the wall shows at once; the others wait behind a button."""
@@ -83,7 +83,7 @@ def build_wall(comparison: Comparison, room: int, as_html: Callable[[WallRow], s
 
 def is_pixelated(comparison: Comparison) -> bool:
     """Whether pictures are so small that they are shown pixel for pixel."""
-    return _opened(picture_file(comparison.base.runs[0], 0)).width <= SMALL
+    return _opened(_file(comparison.base.runs[0], 0)).width <= SMALL
 
 
 def disagreement(comparison: Comparison) -> dict[str, np.ndarray]:
@@ -101,15 +101,8 @@ def evenly(total: int, count: int) -> list[int]:
     return sorted({round(position) for position in np.linspace(0, total - 1, min(count, total))})
 
 
-def picture_file(run: Run, index: int) -> Path:
-    """The index-th picture's file. Raises UserError where it is missing."""
-    file = run.evaluation / run.pictures[index]["image"]
-    if not file.is_file():
-        raise UserError(
-            f"The picture {file} is missing. Give the `mapolab evaluate` command of {run.folder} again, which puts it "
-            "back."
-        )
-    return file
+def _file(run: Run, index: int) -> Path:
+    return picture_file(run.evaluation, run.pictures[index]["image"])
 
 
 def _row(runs: list[Run], index: int, spread: dict[str, float]) -> WallRow:
@@ -118,7 +111,7 @@ def _row(runs: list[Run], index: int, spread: dict[str, float]) -> WallRow:
 
 
 def _picture(run: Run, index: int) -> WallPicture:
-    file = picture_file(run, index)
+    file = _file(run, index)
     name = f"{run.folder.resolve().name}/{file.relative_to(run.folder).as_posix()}"
     return WallPicture(embed(file), hashlib.sha256(file.read_bytes()).hexdigest()[:32], name)
 

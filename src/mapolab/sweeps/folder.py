@@ -15,12 +15,10 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from mapolab.files import csv_text, short_hash, sweep, write_text
-from mapolab.job_record import note_job, read_record
+from mapolab.job_record import JobRecord, note_job, read_record
 from mapolab.output import SWEEP, OutputFolder
-from mapolab.texts import no_formula
 
 # What a sweep leaves in its folder from its first moment on.
 MARKS = ("multirun.yaml", "grid.csv", "jobs")
@@ -86,7 +84,7 @@ class SweepFolder:
         jobs = [Job(item["number"], item["arguments"], Path(item["run"])) for item in whole]
         return sorted(jobs, key=lambda job: job.number)
 
-    def record(self, number: int) -> dict[str, Any]:
+    def record(self, number: int) -> JobRecord:
         """What is known of a job: `exit_code` and `message` of its last end, `slurm` (its number there)."""
         return read_record(self.record_file(number))
 
@@ -104,7 +102,8 @@ def sweep_name(arguments: Sequence[str]) -> str:
 def _grid(jobs: list[Job]) -> str:
     rows = [dict(item.partition("=")[::2] for item in job.overrides) for job in jobs]
     keys = list(dict.fromkeys(key for row in rows for key in row))
-    lines: list[list[Any]] = [["job", *keys, "run", "command"]]
-    for job, row in zip(jobs, rows, strict=True):
-        lines.append([job.number, *(row.get(key, "") for key in keys), job.run, job.command])
-    return csv_text([no_formula(str(cell)) for cell in line] for line in lines)
+    lines = [
+        [job.number, *(row.get(key, "") for key in keys), job.run, job.command]
+        for job, row in zip(jobs, rows, strict=True)
+    ]
+    return csv_text([["job", *keys, "run", "command"], *lines])

@@ -1,6 +1,5 @@
 """How a sweep ended: its exit code, and the number that a search looks at."""
 
-import csv
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any
 
 from mapolab.errors import RunError, UserError
 from mapolab.evaluation.scores_table import read_scores
+from mapolab.run_files import read_curves, read_manifest
 from mapolab.runs import RunFolder
 from mapolab.sweeps.folder import Job, SweepFolder
 
@@ -27,30 +27,21 @@ def failure(folder: SweepFolder, jobs: Sequence[Job], codes: dict[int, int]) -> 
 def metric(run: Path, name: str) -> float:
     """The figure of a finished run that a search looks at, by its name as in check_metric. Raises RunError."""
     source, _, column = name.partition("/")
-    try:
-        columns = _columns(run, source)
-    except (csv.Error, OSError, UnicodeDecodeError) as error:
-        raise RunError(f"{name} of the run in {run} cannot be read: {error}.") from None
+    if source == "evaluation":
+        links = list((run / "evaluation").glob("*/links.json"))
+        newest = max(links, key=lambda file: file.stat().st_mtime, default=None)
+        columns = _scores(newest.parent) if newest else {}
+    else:
+        columns = {key: values[_last(source, len(values)) :] for key, values in _curves(run, source).items()}
     try:
         # A product is taken picture by picture: style*concept is high only for pictures that have both.
-        factors = [[float(value) for value in columns[key]] for key in column.split("*")]
+        factors = [columns[key] for key in column.split("*")]
         value = sum(math.prod(values) for values in zip(*factors, strict=True)) / len(factors[0])
-    except (KeyError, ValueError, TypeError):
+    except (KeyError, ValueError, ZeroDivisionError):
         raise RunError(f"The run in {run} has no {name}, which the search needs.") from None
     if not math.isfinite(value):
         raise RunError(f"{name} of the run in {run} is {value}.")
     return value
-
-
-def _columns(run: Path, source: str) -> dict[str, list[Any]]:
-    """Column -> the values that count, of one of a run's tables."""
-    if source == "evaluation":
-        links = list((run / "evaluation").glob("*/links.json"))
-        newest = max(links, key=lambda file: file.stat().st_mtime, default=None)
-        return _scores(newest.parent) if newest else {}
-    rows = _rows(run / f"{source}.csv")
-    rows = rows[-1:] if source == "validation" else rows[-max(1, len(rows) // 10) :]
-    return {key: [row[key] for row in rows] for key in (rows[0] if rows else {})}
 
 
 def check_metric(name: str) -> None:
@@ -85,8 +76,14 @@ def _scores(evaluation: Path) -> dict[str, list[float]]:
         raise RunError(str(error)) from None
 
 
-def _rows(file: Path) -> list[dict[str, str]]:
-    if not file.exists():
-        return []
-    with open(file, encoding="utf-8", newline="") as lines:
-        return list(csv.DictReader(lines))
+def _last(source: str, rows: int) -> int:
+    """Where what counts begins: the last row of validation.csv, the last tenth of metrics.csv."""
+    return -1 if source == "validation" else -max(1, rows // 10)
+
+
+def _curves(run: Path, source: str) -> dict[str, list[float]]:
+    """The columns of a run's table. Raises RunError for one that cannot be used."""
+    try:
+        return read_curves(run, f"{source}.csv", read_manifest(run))
+    except UserError as error:
+        raise RunError(str(error)) from None

@@ -1,19 +1,20 @@
 """How a job stands, from its files alone: the manifest, the lock, the metrics, the sweep's record of it."""
 
-import csv
 import statistics
 import time
-from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from mapolab.config.identity import samples_per_step
 from mapolab.errors import UserError
+from mapolab.job_record import JobRecord
+from mapolab.reading import read_numbers
+from mapolab.run_files import RUN_FIX, Manifest
 from mapolab.runs import RunFolder, number_of
 from mapolab.sweeps.folder import Job
 
 RECENT = 20  # rows of metrics.csv that the figures are taken from
+NEEDED = ("samples_per_second", "consumed_samples", "loss")
 # Of a run's manifest, as a sweep names it.
 STATES = {"preempted": "preempted", "interrupted": "stopped", "failed": "failed"}
 
@@ -38,7 +39,7 @@ class JobState:
     note: str = ""
 
 
-def job_state(job: Job, record: dict[str, Any]) -> JobState:
+def job_state(job: Job, record: JobRecord) -> JobState:
     """record: the sweep's, see SweepFolder.record. A run whose files cannot be read is `unreadable`, with the reason in
     its note: it hides no other job."""
     try:
@@ -48,25 +49,25 @@ def job_state(job: Job, record: dict[str, Any]) -> JobState:
         return JobState(job, "unreadable", note=" ".join(f"{job.run}: {reason}".split()))
 
 
-def _read_state(job: Job, record: dict[str, Any]) -> JobState:
+def _read_state(job: Job, record: JobRecord) -> JobState:
     folder = RunFolder(job.run)
     manifest = folder.manifest()
     state = _state(folder, manifest, record)
     config = folder.config()
     rows = _last_rows(job.run / "metrics.csv")
-    step = int(rows[-1]["step"]) + 1 if rows else 0
-    steps = config["trainer"]["max_steps"] if config else None
-    speed = statistics.median(float(row["samples_per_second"]) for row in rows) if rows else None
+    step = int(rows["step"][-1]) + 1 if rows else 0
+    steps = config["trainer"].get("max_steps") if config else None
+    speed = statistics.median(rows["samples_per_second"]) if rows else None
     left = None
     if state == "running" and speed and steps:
-        per_step = samples_per_step(config) or int(rows[-1]["consumed_samples"]) / step
+        per_step = samples_per_step(config) or rows["consumed_samples"][-1] / step
         left = (steps - step) * per_step / speed
     return JobState(
         job,
         state,
         step,
         steps,
-        statistics.fmean(float(row["loss"]) for row in rows) if rows else None,
+        statistics.fmean(rows["loss"]) if rows else None,
         speed,
         left,
         _saved(job.run),
@@ -74,7 +75,7 @@ def _read_state(job: Job, record: dict[str, Any]) -> JobState:
     )
 
 
-def _state(folder: RunFolder, manifest: dict[str, Any], record: dict[str, Any]) -> str:
+def _state(folder: RunFolder, manifest: Manifest, record: JobRecord) -> str:
     status = manifest.get("status")
     if folder.finished:
         return "finished"
@@ -89,7 +90,7 @@ def _state(folder: RunFolder, manifest: dict[str, Any], record: dict[str, Any]) 
     return "failed" if record.get("exit_code") else "waiting"
 
 
-def _note(state: str, manifest: dict[str, Any], record: dict[str, Any], requeues: int) -> str:
+def _note(state: str, manifest: Manifest, record: JobRecord, requeues: int) -> str:
     parts = []
     if restarts := manifest.get("restarts"):
         parts.append(f"{restarts} restarts" + (f", {requeues} by requeue" if requeues else ""))
@@ -111,11 +112,9 @@ def _saved(run: Path) -> tuple[int, float] | None:
     return number_of(checkpoints[-1]), age
 
 
-def _last_rows(file: Path) -> list[dict[str, str]]:
-    """The last rows of a table that another process may be writing."""
-    if not file.exists():
-        return []
-    with open(file, encoding="utf-8", newline="") as lines:
-        header = lines.readline()
-        recent = deque((line for line in lines if line.endswith("\n")), maxlen=RECENT)
-    return list(csv.DictReader([header, *recent]))
+def _last_rows(file: Path) -> dict[str, list[float]]:
+    """The columns of the last rows of a table that another process may be writing; empty where it has none."""
+    columns = read_numbers(file, RUN_FIX, unfinished=True, last=RECENT) if file.exists() else {}
+    if columns and (missing := [name for name in NEEDED if name not in columns]):
+        raise UserError(f"{file} has no column {missing[0]}. {RUN_FIX}")
+    return {name: values for name, values in columns.items() if values}

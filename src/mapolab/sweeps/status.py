@@ -15,7 +15,7 @@ from rich.text import Text
 from mapolab.errors import UserError
 from mapolab.sweeps.folder import Job, SweepFolder
 from mapolab.sweeps.state import JobState, job_state
-from mapolab.texts import without_odd_characters
+from mapolab.texts import rich_text, say
 
 BETWEEN_LOOKS = 2.0  # seconds
 COLOURS = {"running": "cyan", "finished": "green", "failed": "red", "unreadable": "red"}
@@ -45,13 +45,13 @@ def status(arguments: Sequence[str]) -> None:
         states = _look(folders)
         (console if console.is_terminal else Console(file=sys.stdout, width=200)).print(_shown(states))
         for line in _commands(states):  # whole, to be copied
-            print(line)
+            say(line)
         return
     try:
         with Live(console=console, screen=False, auto_refresh=False) as live:
             while True:
                 states = _look(folders)
-                live.update(Group(_shown(states), *_commands(states)), refresh=True)
+                live.update(Group(_shown(states), *map(rich_text, _commands(states))), refresh=True)
                 if not {"running", "waiting", "preempted"} & {state.state for state in states}:
                     return
                 time.sleep(BETWEEN_LOOKS)
@@ -107,8 +107,7 @@ def _row(item: JobState, shared: set[str]) -> list[Text]:
         saved,
         item.note if len(item.note) < 100 else item.note[:97] + "...",
     ]
-    cells = [without_odd_characters(cell) for cell in cells]
-    return [Text(cell, style=COLOURS.get(item.state, "") if at == 2 else "") for at, cell in enumerate(cells)]
+    return [rich_text(cell, COLOURS.get(item.state, "") if at == 2 else "") for at, cell in enumerate(cells)]
 
 
 def _commands(states: Sequence[JobState]) -> list[str]:

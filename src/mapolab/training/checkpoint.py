@@ -16,19 +16,22 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.plugins import CheckpointIO
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from mapolab.errors import UserError
-from mapolab.files import read_json, write_json, write_text
+from mapolab.files import write_json, write_text
 from mapolab.models.saved import folder_name, read_weights, save_tensors, write_weights
-from mapolab.training.folders import FolderWriter, discard, hashes
+from mapolab.reading import read_object
+from mapolab.training.folders import FolderWriter, discard, hashes, read_folder_manifest
 from mapolab.training.inert import from_inert, to_inert
 from mapolab.training.resume import check_identity
 from mapolab.training.shards import put_together, read_pieces
 
 # 1: without this number, and never divided. 2: with it; a sharded strategy may write a file for each rank.
 FORMAT = 2
+ASIDE = "Move it elsewhere, and the same command continues from the one before."
 
 
 class FolderCheckpointIO(CheckpointIO):
@@ -72,11 +75,16 @@ class FolderCheckpointIO(CheckpointIO):
         path = Path(path)
         check_format(path)
         check_identity(path, self.identity)
-        state = read_json(path / "training_state.json")
-        rest = from_inert(state, load_file(path / "training_state.safetensors"))
-        if pieces := read_pieces(path):
-            return put_together(rest, pieces)
-        return {**rest, "state_dict": read_weights(path / folder_name(rest["weights"]), rest["weights"])}
+        state = read_object(path / "training_state.json", dict[str, Any], ASIDE, any_number=True)
+        try:
+            rest = from_inert(state, load_file(path / "training_state.safetensors"))
+            if pieces := read_pieces(path):
+                return put_together(rest, pieces)
+            return {**rest, "state_dict": read_weights(path / folder_name(rest["weights"]), rest["weights"])}
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError, AttributeError) as error:
+            raise UserError(
+                f"The checkpoint {path} is none that mapolab wrote ({type(error).__name__}: {error}). {ASIDE}"
+            ) from None
 
     def remove_checkpoint(self, path: str | Path) -> None:
         """Remove a checkpoint; out of sight first, so that a kill cannot leave half of it in its place."""
@@ -111,7 +119,7 @@ class FolderCheckpointIO(CheckpointIO):
 def check_format(folder: Path) -> None:
     """Raise UserError for a checkpoint that a later version wrote. Older ones are read as they are: format 1 differs
     from 2 in nothing but what 2 adds."""
-    found = read_json(folder / "manifest.json").get("format", 1)
+    found = read_folder_manifest(folder).get("format", 1)
     if found > FORMAT:
         raise UserError(
             f"{folder} has format {found}; this version of mapolab reads up to {FORMAT}. Continue the run with the "

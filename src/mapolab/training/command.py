@@ -31,18 +31,20 @@ def train(config: dict[str, Any]) -> Path:
             requeue.ask(folder.last_saved_step(), stop.reason)
         raise
     if requeue and config["evaluation"].get("after_training"):
-        _evaluate(path, config["output_root"], requeue)
+        _evaluate(path, config, requeue)
     return path
 
 
-def _evaluate(path: Path, output_root: str, requeue: Requeue) -> None:
+def _evaluate(path: Path, config: dict[str, Any], requeue: Requeue) -> None:
     """Evaluate a finished run, unless that is done. What is drawn stays, so a preempted job continues here too."""
     from mapolab.evaluation.evaluate import evaluate
 
-    stop = StopRequest()
+    stop, output_root = StopRequest(), config["output_root"]
+    # A URL is to be named by the command, as it was.
+    given = {"models": [str(path)], "output_root": output_root, "prompts": config["evaluation"]["prompts"]}
     try:
         with stop.listening():
-            evaluate({"models": [str(path)], "output_root": output_root})
+            evaluate(given)
     except Interrupted:
         hold_signals()
         drawn = sum(1 for _ in Path(output_root).glob(".store/*/*.png"))

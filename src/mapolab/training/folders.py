@@ -5,13 +5,15 @@ import re
 import secrets
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, Required
 
-from safetensors import SafetensorError
+from typing_extensions import TypedDict
 
 from mapolab import files
-from mapolab.files import errors_of, fsync_folder, make_folder, read_json, sha256
+from mapolab.errors import UserError
+from mapolab.files import errors_of, fsync_folder, make_folder, sha256
 from mapolab.output import UNFINISHED_FOLDER
+from mapolab.reading import read_object
 
 
 class FolderWriter:
@@ -51,13 +53,28 @@ def hashes(folder: Path, known: dict[str, str] | None = None) -> dict[str, str]:
     return {name: (known or {}).get(name) or sha256(file) for name, file in names.items()}
 
 
+class FolderManifest(TypedDict, total=False):
+    """Of a checkpoint, or of a round's pictures. files: relative path -> SHA-256."""
+
+    files: Required[dict[str, str]]
+    format: int
+    step: int
+
+
+def read_folder_manifest(folder: Path) -> FolderManifest:
+    """Raises UserError for one that is not whole."""
+    return read_object(folder / "manifest.json", FolderManifest, "Restore the folder.", any_number=True)
+
+
 def fault(folder: Path) -> str | None:
     """What is wrong with a checkpoint, or None if every file is there and as it was written."""
     try:
-        recorded = read_json(folder / "manifest.json")["files"]
+        recorded = read_folder_manifest(folder)["files"]
         found = hashes(folder)
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        return f"its manifest is unreadable ({type(error).__name__})"
+    except UserError as error:
+        return f"its manifest is unreadable: {error}"
+    except OSError as error:
+        return f"it cannot be read ({type(error).__name__})"
     damaged = sorted(name for name in recorded if found.get(name) != recorded[name])
     return f"{damaged[0]} is missing or damaged" if damaged else None
 

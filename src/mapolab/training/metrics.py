@@ -14,6 +14,8 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from mapolab.files import errors_of, fsync_folder, write_text
+from mapolab.reading import read_cells, read_numbers
+from mapolab.run_files import RUN_FIX
 
 CURVES = (
     "loss",
@@ -39,8 +41,9 @@ class MetricsFile:
         """All whole rows; a row that a kill cut short is left out."""
         if not self.path.exists():
             return []
-        lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
-        return list(csv.DictReader(line for line in lines if line.endswith("\n")))
+        read_numbers(self.path, RUN_FIX, unfinished=True)
+        header, rows, _ = read_cells(self.path, RUN_FIX, unfinished=True)
+        return [dict(zip(header, row, strict=True)) for row in rows]
 
     def cut(self, step: int) -> None:
         """Remove the rows from `step` on: those of steps that a resumed run does again."""

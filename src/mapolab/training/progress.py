@@ -6,6 +6,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from mapolab.texts import say, visible
 from mapolab.training.metrics import StepMetrics
 
 LINES_PER_RUN = 10
@@ -26,11 +27,9 @@ class ProgressBar(Callback):
     """A rich bar: steps, loss, accuracy, samples a second, time left."""
 
     def __init__(self, metrics: StepMetrics, label: str):
-        self.metrics, self.label = metrics, label
-        self.bar = Progress(
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[figures]}"),
-            TimeRemainingColumn(),
-        )  # fmt: skip
+        self.metrics, self.label = metrics, visible(label)
+        name, figures = TextColumn("{task.description}", markup=False), TextColumn("{task.fields[figures]}")
+        self.bar = Progress(name, BarColumn(), MofNCompleteColumn(), figures, TimeRemainingColumn())
         self.task: Any = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -62,7 +61,7 @@ class ProgressLines(Callback):
             return
         step, total = trainer.global_step, trainer.max_steps
         if step in (1, total) or step % max(self.log_every, total // LINES_PER_RUN) == 0:
-            print(f"{self.label}  step {step}/{total}  {describe(self.metrics.latest)}", flush=True)
+            say(f"{self.label}  step {step}/{total}  {describe(self.metrics.latest)}")
 
 
 def progress_callbacks(kind: str, metrics: StepMetrics, label: str, log_every: int) -> list[Callback]:

@@ -1,7 +1,5 @@
 """The broken rows that a run came across: listed in its folder, and too many of them end it."""
 
-import csv
-import io
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +8,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from mapolab.data.records import Source
 from mapolab.data.replacement import Replaced
-from mapolab.errors import RunError
-from mapolab.files import write_text
+from mapolab.errors import RunError, UserError
+from mapolab.files import write_csv
+from mapolab.reading import read_rows
 
 # The share is of the rows seen so far, but of at least so many (or all there are): one early broken row is no
 # catastrophe.
@@ -39,8 +38,7 @@ class BrokenRows(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.file.exists():
-            for values in csv.DictReader(io.StringIO(self.file.read_text(encoding="utf-8"))):
-                found = Replaced(**values | {name: int(values[name]) for name in ("position", "row", "replacement")})
+            for found in self._read():
                 self.seen[found.row] = found
 
     def on_train_batch_end(
@@ -56,12 +54,21 @@ class BrokenRows(Callback):
         if len(self.seen) > self.most * max(rows_seen, min(LEAST_SEEN, self.rows)):
             raise self._too_many(f"{len(self.seen)} of the {rows_seen} rows seen so far are broken, see {self.file}")
 
+    def _read(self) -> list[Replaced]:
+        """Raises UserError for a file that `_write` did not write."""
+        fix = "Remove it; what stands in it is found again where the run comes across it."
+        found = []
+        for values in read_rows(self.file, fix):
+            try:
+                whole = {name: int(values[name]) for name in ("position", "row", "replacement")}
+                found.append(Replaced(**values | whole))
+            except (KeyError, TypeError, ValueError) as error:
+                raise UserError(f"{self.file} is no list of broken rows ({error!r}). {fix}") from None
+        return found
+
     def _write(self) -> None:
-        table = io.StringIO()
-        writer = csv.writer(table, lineterminator="\n")
-        writer.writerow(Replaced._fields)
-        writer.writerows(sorted(self.seen.values(), key=lambda found: found.row))
-        write_text(self.file, table.getvalue())
+        rows = sorted(self.seen.values(), key=lambda found: found.row)
+        write_csv(self.file, [Replaced._fields, *rows])
 
     def _too_many(self, what: str) -> RunError:
         return RunError(

@@ -1,11 +1,11 @@
 """The checkpoints of a run: which one to continue from, which ones to keep."""
 
-import sys
 from pathlib import Path
 
 from mapolab.errors import UserError
 from mapolab.files import read_json
 from mapolab.runs import number_of, numbered_folders
+from mapolab.texts import say
 from mapolab.training.folders import discard, fault, sweep
 
 
@@ -62,7 +62,7 @@ class CheckpointFolder:
             names = (f"broken-{checkpoint.name}{again}" for again in ("", *(f"-{count}" for count in range(2, 10**6))))
             aside = next(path for name in names if not (path := checkpoint.with_name(name)).exists())
             checkpoint.rename(aside)
-            print(f"The checkpoint {checkpoint} is broken: {wrong}. It is set aside as {aside.name}.", file=sys.stderr)
+            say(f"The checkpoint {checkpoint} is broken: {wrong}. It is set aside as {aside.name}.", to_errors=True)
         return None
 
     def sweep(self) -> None:

@@ -10,6 +10,7 @@ import lightning.pytorch as pl
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from mapolab import objectives
+from mapolab.config.environment_values import as_typed, hide
 from mapolab.config.identity import run_folder
 from mapolab.config.printing import print_tree
 from mapolab.data.records import Source
@@ -24,6 +25,7 @@ from mapolab.models.reference import MovingCopy
 from mapolab.models.saved import folder_name, write_weights
 from mapolab.models.sdxl import SDXL
 from mapolab.paths import resolve
+from mapolab.run_files import checksums
 from mapolab.runs import RunFolder, label, run_identity, timestamp
 from mapolab.training.base_module import BaseModule
 from mapolab.training.build import build_module, reference_kind
@@ -99,7 +101,7 @@ def _train_as_owner(config: dict[str, Any], folder: RunFolder, stop: StopRequest
     """Fit, with the manifest telling at any time how the run stands."""
     if config["trainer"]["progress"] != "off":
         if RECORD not in os.environ:  # a sweep would show it for each job
-            print_tree(config)
+            print_tree(as_typed(config))
         print(f"Run folder: {folder.path}", flush=True)
     # Before the folder is claimed: a mistake found here can be corrected with the same output_dir.
     parts = prepare(config)
@@ -137,7 +139,7 @@ def _train_as_owner(config: dict[str, Any], folder: RunFolder, stop: StopRequest
         raise
     finally:
         if not folder.output.lock.is_lost():
-            _close(folder, status, failure)
+            _close(folder, status, failure and hide(failure, config))
 
 
 def _close(folder: RunFolder, status: str, failure: str | None) -> None:
@@ -145,7 +147,8 @@ def _close(folder: RunFolder, status: str, failure: str | None) -> None:
     figures = summary(MetricsFile(folder.path / "metrics.csv").rows())
     finished = timestamp() if status == "finished" else None
     try:
-        folder.update(status=status, failure=failure, finished=finished, **figures)
+        noted = folder.manifest().get("checksums", {}) | (checksums(folder.path) if finished else {})
+        folder.update(status=status, failure=failure, finished=finished, checksums=noted, **figures)
         if finished:  # they are for going on in the middle of a round
             shutil.rmtree(folder.path / "rollouts", ignore_errors=True)
     except OSError:

@@ -5,11 +5,13 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from typing_extensions import TypedDict
 
 from mapolab.data.datamodule import PairDataModule
 from mapolab.data.order import MicroStep
 from mapolab.errors import UserError
-from mapolab.files import read_json, write_json
+from mapolab.files import write_json
+from mapolab.reading import read_object
 from mapolab.runs import RunFolder
 from mapolab.training.metrics import MetricsFile
 from mapolab.training.resume import CheckpointFolder
@@ -17,6 +19,14 @@ from mapolab.training.resume import CheckpointFolder
 # Far beyond any run's samples: their noise is that of no training sample.
 BEYOND = 1 << 48
 HIGHER_IS_BETTER = ("implicit_accuracy", "margin")
+
+
+class Best(TypedDict):
+    """best.json: the step of the best checkpoint, and its figure in the column of validation.csv."""
+
+    step: int
+    value: float
+    column: str
 
 
 class Validation(Callback):
@@ -43,7 +53,8 @@ class Validation(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.datamodule.trainer = trainer
         self.datamodule.setup("fit")
-        saved = read_json(self.best_file) if self.best_file.exists() else None
+        fix = "Remove it, and the best checkpoint is found anew."
+        saved = read_object(self.best_file, Best, fix) if self.best_file.exists() else None
         ours = saved and saved.get("run", self.identity) == self.identity
         self.best = saved if ours and self.checkpoints.at(saved["step"]).exists() else None
         if trainer.is_global_zero:

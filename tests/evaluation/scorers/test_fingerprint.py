@@ -12,7 +12,7 @@ from mapolab.evaluation.evaluate import evaluate
 from mapolab.evaluation.scorers.aesthetic import aesthetic_head
 from mapolab.evaluation.scorers.registry import build_scorers
 from mapolab.evaluation.scorers.scorer import Scorer
-from mapolab.report.runs import read_rows
+from mapolab.reading import read_rows
 
 READER = """
 from dataclasses import dataclass

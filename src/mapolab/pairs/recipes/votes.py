@@ -23,8 +23,10 @@ from mapolab.pairs.held_out import HeldOut
 from mapolab.pairs.material import Contest, Material, Picture
 from mapolab.paths import find_paths
 from mapolab.pictures import load_picture
+from mapolab.texts import odd_character
 
 TEXTS = ("caption", "image_0_uid", "image_0_url", "image_1_uid", "image_1_url", "model_0", "model_1")
+PLACES = ("image_0_url", "image_1_url")
 PICTURES = ("jpg_0", "jpg_1")
 UID_LENGTH = 32
 MOST_VOTES = 1 << 28  # bytes
@@ -83,6 +85,10 @@ def _fault(row: Any) -> str | None:
         return f"lacks {missing[0]}"
     if wrong := [key for key in TEXTS if not isinstance(row[key], str) or not row[key]]:
         return f"has no text as {wrong[0]}"
+    if wrong := [key for key in TEXTS if odd_character(row[key])]:
+        return f"has the character {odd_character(row[wrong[0]])} in {wrong[0]}"
+    if wrong := [key for key in PLACES if len(Path(row[key]).parts) < 2]:
+        return f"has no picture of a model's folder as {wrong[0]}"
     if wrong := [key for key in PICTURES if not isinstance(row.get(key), str | None)]:
         return f"has neither base64 nor null as {wrong[0]}"
     if type(row["label_0"]) not in (int, float) or row["label_0"] not in (0, TIE, 1):

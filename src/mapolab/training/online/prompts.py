@@ -11,7 +11,8 @@ from mapolab.data.records import RowText, Source
 from mapolab.data.sources.open import open_source
 from mapolab.errors import UserError
 from mapolab.evaluation.prompts import find_prompts
-from mapolab.files import read_json, short_hash, write_json
+from mapolab.files import short_hash, write_json
+from mapolab.reading import read_object
 from mapolab.streams import Stream
 from mapolab.training.data import cache_folder
 
@@ -53,8 +54,8 @@ def captions(source: Source | PromptList, kept_in: Path) -> list[str]:
     """
     file = kept_in / f"{source.fingerprint}.json"
     try:
-        return read_json(file)
-    except (OSError, ValueError):
+        return read_object(file, list[str], "")
+    except UserError:  # none yet, or a broken one
         found = list(dict.fromkeys(text.caption for text in all_texts(source) if text.caption))
     if not found:
         raise UserError("The data has no caption that could be drawn. Choose another data.path, or rollout.prompts.")

@@ -16,10 +16,11 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from torch import Tensor
+from typing_extensions import TypedDict
 
 from mapolab.errors import RunError
-from mapolab.files import read_json
 from mapolab.models.saved import save_tensors
+from mapolab.reading import read_object
 from mapolab.runs import number_of, numbered_folders
 from mapolab.training.folders import discard, fault, sweep
 from mapolab.training.resume import check_identity
@@ -56,13 +57,24 @@ class Share:
         return name
 
 
+class RolloutManifest(TypedDict):
+    """prompts, rewards, advantages, and scores by scorer, each by position from `first` on. files: SHA-256 by name."""
+
+    first: int
+    files: dict[str, str]
+    prompts: list[str]
+    rewards: list[float]
+    advantages: list[float]
+    scores: dict[str, list[float]]
+
+
 class Rollout:
     """A round that is drawn. number: the round's. about: the content of its manifest.
 
     logs: mean and standard deviation of the rewards, and the mean of each score; scalars, the same all round long.
     """
 
-    def __init__(self, number: int, folder: Path, about: dict[str, Any]):
+    def __init__(self, number: int, folder: Path, about: RolloutManifest):
         self.number, self.about = number, about
         self.first = about["first"]
         self.logs = _means(about)
@@ -114,7 +126,8 @@ class RolloutFolder:
         deadline = time.monotonic() + PATIENCE
         while not (folder / "manifest.json").exists() and time.monotonic() < deadline:
             time.sleep(0.05)
-        return Rollout(number, folder, read_json(folder / "manifest.json"))
+        fix = "Remove the folder and the checkpoints of its round, and the same command draws it again."
+        return Rollout(number, folder, read_object(folder / "manifest.json", RolloutManifest, fix, any_number=True))
 
     def read_again(self, number: int, step: int) -> Rollout:
         """The round in whose middle a checkpoint stands. Raises RunError where it is not as it was written, and
