@@ -69,6 +69,7 @@ def put(config: dict[str, Any], key: str, value: Any) -> dict[str, Any]:
         ("model.vae_dtype", "float128", "model.vae_dtype=float128 does not exist"),
         ("model.lora", {"rank": []}, "under model.lora.rank"),
         ("model.lora", {"learned_token": '"); import os'}, "which is no name of one"),
+        ("model.variant", "a" * 256, "too long for a name"),
         ("evaluation.steps", 0, "evaluation.steps is 0; give 1 or more"),
         ("evaluation.scorers", [5], r"under evaluation\.scorers\.0"),
         ("rollout", {"rewards": [{"scorer": "jpeg_size", "weight": "x"}]}, "rollout.rewards"),

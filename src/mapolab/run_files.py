@@ -159,6 +159,11 @@ def read_config(folder: Path) -> dict[str, Any]:
     token = ((config.get("model") or {}).get("lora") or {}).get("learned_token")
     if token is not None and not re.fullmatch(TOKEN, token):
         raise UserError(f"{file} has {token!r:.60} for model.lora.learned_token, which is no name of one. {RUN_FIX}")
+    for block in ("model", "data", "evaluation"):
+        for key, value in (config.get(block) or {}).items():
+            names = value.split("/") if isinstance(value, str) and key != "negative_prompt" else []
+            if any(len(name.encode()) > LONGEST_NAME for name in names):
+                raise UserError(f"{file} has {value!r:.60} for {block}.{key}, which is too long for a name. {RUN_FIX}")
     flat = {f"{block}.{key}": value for block in CHECKED for key, value in (config.get(block) or {}).items()}
     try:
         check_values(flat)
@@ -173,6 +178,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
+LONGEST_NAME = 255  # bytes that a file system takes
 # What every version has written, and every reader of a run's config takes for granted.
 NEEDED = (
     ("objective", "name"),

@@ -176,7 +176,8 @@ def differences(before: Any, now: Any, path: str = "") -> list[str]:
 
 
 def _told(path: str, value: Any) -> Any:
-    return EARLIER.get(path) if value is None else value
+    told = EARLIER.get(path) if value is None else value
+    return f"{told[:77]}..." if isinstance(told, str) and len(told) > 80 else told
 
 
 def check_earlier(folder: Path, config: dict[str, Any], finished: bool) -> None:

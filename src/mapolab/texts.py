@@ -37,7 +37,6 @@ LATEX |= {
 }
 
 
-
 def odd_character(text: str) -> str | None:
     """The first character that a text may not hold, as `U+D800`; None where there is none."""
     found = ODD.search(text)

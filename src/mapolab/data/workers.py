@@ -17,8 +17,8 @@ def ignore_stop_signals(worker: int) -> None:
 def fork_server() -> BaseContext:
     """A process without threads that loader processes are forked from, for runs of several ranks.
 
-        Gloo's threads come and go in the interpreter after a collective. A process that is forked just then waits for ever
-        for the interpreter's list of threads, and the run with it (github.com/python/cpython/issues/112275, in 3.11.7 and
+    Gloo's threads come and go in the interpreter after a collective. A process that is forked just then waits for ever
+    for the interpreter's list of threads, and the run with it (github.com/python/cpython/issues/112275, in 3.11.7 and
     before).
     """
     context = multiprocessing.get_context("forkserver")

@@ -63,7 +63,7 @@ class FolderManifest(TypedDict, total=False):
 
 def read_folder_manifest(folder: Path) -> FolderManifest:
     """Raises UserError for one that is not whole."""
-    return read_object(folder / "manifest.json", FolderManifest, "Restore the folder.", any_number=True)
+    return read_object(folder / "manifest.json", FolderManifest, "Restore the folder.")
 
 
 def fault(folder: Path) -> str | None:

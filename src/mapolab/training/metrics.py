@@ -13,6 +13,7 @@ from typing import Any, TextIO
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from mapolab.errors import UserError
 from mapolab.files import errors_of, fsync_folder, write_text
 from mapolab.reading import read_cells, read_numbers
 from mapolab.run_files import RUN_FIX
@@ -45,10 +46,16 @@ class MetricsFile:
         header, rows, _ = read_cells(self.path, RUN_FIX, unfinished=True)
         return [dict(zip(header, row, strict=True)) for row in rows]
 
-    def cut(self, step: int) -> None:
-        """Remove the rows from `step` on: those of steps that a resumed run does again."""
+    def cut(self, step: int, needed: tuple[str, ...] = ()) -> None:
+        """Remove the rows from `step` on: those of steps that a resumed run does again.
+
+        Raises UserError for a file that lacks one of the `needed` columns, or a number in one.
+        """
         self.close()
-        kept = [row for row in self.rows() if int(row["step"]) < step]
+        rows = self.rows()
+        if lacking := [name for name in needed for row in rows if not row.get(name)]:
+            raise UserError(f"{self.path} has not in every row a number under {lacking[0]}. {RUN_FIX}")
+        kept = [row for row in rows if int(row["step"]) < step]
         if not kept:
             self.path.unlink(missing_ok=True)
             return
@@ -113,7 +120,7 @@ class StepMetrics(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.file is not None:
-            self.file.cut(trainer.global_step)
+            self.file.cut(trainer.global_step, ("consumed_samples", *TIMINGS))
         self.clock = time.perf_counter()
 
     def on_train_batch_end(
