@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo study study-tasks test test-faults test-slurm test-browser test-full-size reliability
+.PHONY: demo study study-tasks test test-faults test-fuzz test-slurm test-browser test-full-size reliability
 
 # A short comparison of SFT, MaPO and Diffusion-DPO, ending in a report: about five minutes on two CPU cores.
 demo: $(VENV)/installed
@@ -31,6 +31,11 @@ test-full-size: $(VENV)/installed-test
 test-faults: $(VENV)/installed-test
 	$(BIN)/python -m pytest tests/faults tests/sweeps tests/pairs tests/iterations -m faults
 
+# Hundreds of damaged files of runs, caches and stores, and of values that nobody means: about eight minutes. Each has a
+# seed, so that a failure can be repeated.
+test-fuzz: $(VENV)/installed-test
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/fuzz -m fuzz -n 2 --dist loadfile
+
 # A Slurm of its own on this machine, started and stopped here, as root or not: about ten minutes. Debian's packages:
 # apt-get install slurmctld slurmd slurm-client munge. Without them the tests are skipped, and say so.
 test-slurm: $(VENV)/installed-test
@@ -40,10 +45,10 @@ test-slurm: $(VENV)/installed-test
 test-browser: $(VENV)/installed-test
 	$(BIN)/python -m pytest tests/report -m browser
 
-# Faults and Slurm, and docs/reliability.md from what they saw.
+# Every test that has seen something for docs/reliability.md, and the table from what they saw.
 reliability: $(VENV)/installed-test
 	rm -rf outputs/reliability
-	RELIABILITY_ROWS=outputs/reliability $(BIN)/python -m pytest tests/faults tests/sweeps tests/pairs tests/iterations tests/slurm -m "faults or slurm or not slow"
+	RELIABILITY_ROWS=outputs/reliability OMP_NUM_THREADS=1 $(BIN)/python -m pytest $$(grep -rl 'reliability(' tests --include='test_*.py') -m "faults or fuzz or slurm or not slow"
 	$(BIN)/python scripts/reliability.py outputs/reliability
 
 # Stamps: nothing is installed again until pyproject.toml changes.
