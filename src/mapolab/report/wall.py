@@ -13,9 +13,9 @@ import numpy as np
 from PIL import Image
 
 from mapolab.errors import UserError
+from mapolab.evaluation.saved import picture_file
 from mapolab.report.runs import Method, Run
 from mapolab.report.summary import Comparison
-from mapolab.run_files import picture_file
 
 FIRST_ROWS = 24
 """Prompts that the wall shows at once; the others wait behind a button."""
