@@ -11,15 +11,8 @@ import yaml
 
 from mapolab import files
 from mapolab.errors import UserError
-from mapolab.run_files import (
-    picture_file,
-    read_base,
-    read_config,
-    read_curves,
-    read_manifest,
-    read_settings,
-    with_checksum,
-)
+from mapolab.evaluation.saved import picture_file, read_base, read_settings
+from mapolab.run_files import read_config, read_curves, read_manifest, with_checksum
 
 MANIFEST = {"status": "finished", "objective": {"name": "mapo", "beta": 8.0}, "label": "mapo beta=8", "seed": 3}
 CONFIG: dict[str, Any] = {

@@ -1,7 +1,6 @@
-"""The files of a run's folder and of its evaluations, as whoever reads them later takes them.
+"""The files of a run's folder, as whoever reads them later takes them.
 
-The folder may be a stranger's. A config is plain data: a `${...}` in it is text. A path in these files leads to nothing
-but what an evaluation of ours is made of.
+The folder may be a stranger's. A config is plain data: a `${...}` in it is text.
 """
 
 from __future__ import annotations
@@ -9,8 +8,8 @@ from __future__ import annotations
 import re
 from dataclasses import is_dataclass
 from functools import lru_cache
-from pathlib import Path, PurePosixPath
-from typing import Any, Literal, Required, TypeVar, get_args, get_type_hints
+from pathlib import Path
+from typing import Any, Literal, Required, get_args, get_type_hints
 
 from typing_extensions import TypedDict
 
@@ -66,59 +65,6 @@ class Manifest(TypedDict, total=False):
     checksums: dict[str, str]
 
 
-class ScorerAbout(TypedDict, total=False):
-    """A scorer's entry in an evaluation's settings."""
-
-    name: Required[str]
-    kind: Required[str]
-    higher_is_better: Required[bool]
-    description: Required[str]
-    minimum: float | None
-    maximum: float | None
-    source: str | None
-    fingerprint: str
-
-
-class Settings(TypedDict, total=False):
-    """settings.json of an evaluation."""
-
-    scorers: Required[list[ScorerAbout]]
-    prompt_count: Required[int]
-    seed: Required[int]
-    steps: Required[int]
-    guidance_scale: Required[float]
-    images_per_prompt: int
-    prompts: str
-    prompts_hash: str
-    limit: int | None
-    cut_prompts: dict[str, int]
-    model: str
-    target_style: str | None
-    checksums: dict[str, str]
-
-
-class ScorerName(TypedDict):
-    name: str
-
-
-class TableSettings(TypedDict, total=False):
-    """What of an evaluation's settings says how many rows its table has, and which columns."""
-
-    scorers: Required[list[ScorerName]]
-    prompt_count: int
-    images_per_prompt: int
-    checksums: dict[str, str]
-
-
-AnySettings = TypeVar("AnySettings")
-
-
-class Links(TypedDict):
-    """links.json of an evaluation: the folder of the run's base, from the run's own."""
-
-    base: str
-
-
 class Requeue(TypedDict):
     """A time that Slurm was asked to run the job again. step: or how far the evaluation had come."""
 
@@ -136,7 +82,7 @@ def read_manifest(folder: Path) -> Manifest:
     """Raises UserError for one that is missing or not whole; says so where it was changed since it was written."""
     file = folder / "manifest.json"
     manifest = read_object(file, Manifest, RUN_FIX)
-    if _differs(manifest, "manifest"):
+    if differs(manifest, "manifest"):
         _say(f"{file} was changed since mapolab wrote it; what it says now is what is read.")
     return manifest
 
@@ -164,7 +110,8 @@ def read_config(folder: Path) -> dict[str, Any]:
             names = value.split("/") if isinstance(value, str) and key != "negative_prompt" else []
             if any(len(name.encode()) > LONGEST_NAME for name in names):
                 raise UserError(f"{file} has {value!r:.60} for {block}.{key}, which is too long for a name. {RUN_FIX}")
-    flat = {f"{block}.{key}": value for block in CHECKED for key, value in (config.get(block) or {}).items()}
+    flat = {f"{block}.{key}": value for block in BLOCKS for key, value in (config.get(block) or {}).items()}
+    flat = {key: value for key, value in flat.items() if key.startswith(CHECKED)}
     try:
         check_values(flat)
         for entry in (config.get("rollout") or {}).get("rewards", []):
@@ -186,8 +133,12 @@ NEEDED = (
     ("trainer", "gradient_accumulation"),
     ("strategy", "devices", "num_nodes"),
 )
-# Blocks whose values later commands use, in the ranges that `train` holds them to.
-CHECKED = ("model", "diffusion", "evaluation", "data", "trainer")
+BLOCKS = ("model", "diffusion", "evaluation", "data", "trainer")
+# The values that later commands use, in the ranges that `train` holds them to.
+CHECKED = (
+    "model.", "diffusion.", "evaluation.", "data.batch_size", "data.resolution", "trainer.gradient_accumulation",
+    "trainer.max_steps",
+)  # fmt: skip
 # The types of what the schema leaves open, where a reader depends on it.
 OPEN: dict[str, Any] = {
     "objective": Objective,
@@ -235,63 +186,6 @@ def _say(text: str) -> None:
     say(text, to_errors=True)
 
 
-def read_settings(evaluation: Path, kind: type[AnySettings] = Settings) -> AnySettings:
-    """settings.json of an evaluation. kind: what of it is needed. Raises UserError for one that is not as it was
-    written."""
-    file, fix = evaluation / "settings.json", evaluate_again(evaluation)
-    settings = read_object(file, kind, fix)
-    if _differs(settings, "settings"):
-        raise UserError(f"{file} was changed since it was written: it does not say what was measured. {fix}")
-    names = [scorer["name"] for scorer in settings["scorers"]]
-    if twice := next((name for name in names if names.count(name) > 1), None):
-        raise UserError(f"{file} has two scorers called {twice}. {fix}")
-    return settings
-
-
-def read_base(run: Path, evaluation: Path) -> Path | None:
-    """The folder of the base of this run, which was evaluated alike; None where the evaluation names none.
-
-    Raises UserError for a link to anything but an evaluated base.
-    """
-    file, fix = evaluation / "links.json", evaluate_again(evaluation)
-    if not file.exists():
-        return None
-    named = read_object(file, Links, fix)["base"]
-    base = run / named
-    if "\0" in named or PurePosixPath(named).is_absolute():
-        raise UserError(f"{file} names the base {named!r:.80}, which is no path from the run's folder. {fix}")
-    if not (base / "evaluation" / evaluation.name / "scores.csv").is_file():
-        return None
-    if (base / "manifest.json").exists() and read_manifest(base)["objective"]["name"] != "base":
-        raise UserError(f"{file} names {base}, which is no base model. {fix}")
-    return base
-
-
-def picture_file(evaluation: Path, image: str) -> Path:
-    """Where the picture `image` of scores.csv lies. Raises UserError for one that is not in the evaluation's own folder
-    images, or is missing."""
-    file, fix = evaluation / image, evaluate_again(evaluation)
-    parts = PurePosixPath(image).parts
-    if len(parts) != 2 or parts[0] != "images" or "\0" in image or "\\" in image:
-        raise UserError(
-            f"{evaluation / 'scores.csv'} names the picture {image!r:.80}, which is not in {evaluation / 'images'}. "
-            f"{fix}"
-        )
-    if not file.is_file():
-        raise UserError(f"The picture {file} is missing. {fix}")
-    if file.resolve().parent != evaluation.resolve() / "images":
-        raise UserError(f"The picture {file} is a link that leads out of {evaluation / 'images'}. {fix}")
-    return file
-
-
-def evaluate_again(evaluation: Path) -> str:
-    """What to do about an evaluation that is not whole."""
-    return (
-        f"Give the `mapolab evaluate` command of {evaluation.parent.parent} again: it writes the table anew, and draws "
-        "and scores nothing that is kept."
-    )
-
-
 def with_checksum(content: dict[str, Any], name: str, **others: str) -> dict[str, Any]:
     """`content` with `checksums`: its own under `name`, and those of other files."""
     rest = {key: value for key, value in content.items() if key != "checksums"}
@@ -300,7 +194,8 @@ def with_checksum(content: dict[str, Any], name: str, **others: str) -> dict[str
     return rest | {"checksums": noted | {name: short_hash([rest, noted])}}
 
 
-def _differs(content: Any, name: str) -> bool:
+def differs(content: Any, name: str) -> bool:
+    """Whether `content` is not what `with_checksum` was given; an earlier version noted nothing."""
     noted = content.get("checksums", {}).get(name)
     return noted is not None and with_checksum(content, name)["checksums"][name] != noted
 

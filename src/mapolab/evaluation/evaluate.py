@@ -20,13 +20,14 @@ from mapolab.evaluation.processes import Processes, start_processes
 from mapolab.evaluation.progress import progress_bar
 from mapolab.evaluation.prompt_lengths import cut_by_models, cut_by_scorers, tell_cut
 from mapolab.evaluation.prompt_table import PromptRow
+from mapolab.evaluation.saved import ScorerAbout, read_settings
 from mapolab.evaluation.scorers.registry import build_scorers
 from mapolab.evaluation.scorers.scorer import Scorer
 from mapolab.evaluation.scores_table import FILE, read_scores
 from mapolab.evaluation.scoring import IMAGES, score_pictures, table_of
 from mapolab.evaluation.store import Store
 from mapolab.output import LOCK, MODEL, Lock, OutputFolder, check_inside
-from mapolab.run_files import ScorerAbout, read_settings, with_checksum
+from mapolab.run_files import with_checksum
 from mapolab.texts import rich_text, say
 
 

@@ -16,8 +16,8 @@ import numpy as np
 
 from mapolab import files
 from mapolab.errors import UserError
+from mapolab.evaluation.saved import TableSettings, evaluate_again, read_settings
 from mapolab.reading import NUMBER, read_cells
-from mapolab.run_files import TableSettings, evaluate_again, read_settings
 
 FILE = "scores.csv"
 REQUIRED, OPTIONAL = ("index", "prompt", "seed", "image"), ("category", "cluster")

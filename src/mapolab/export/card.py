@@ -5,10 +5,10 @@ from typing import Any
 
 import yaml
 
+from mapolab.evaluation.saved import read_base, read_settings
 from mapolab.evaluation.scores_table import FILE, read_scores
 from mapolab.models.hub import is_hub_name
 from mapolab.models.learned_token import KEYS, TOKEN_FILE, learned_token
-from mapolab.run_files import read_base, read_settings
 from mapolab.texts import markdown
 
 LICENSES = {"stabilityai/stable-diffusion-xl-base-1.0": "openrail++", "builtin:tiny_twin": "apache-2.0"}

@@ -7,11 +7,12 @@ from pathlib import Path
 
 from mapolab.errors import UserError
 from mapolab.evaluation.options import DRAWN_BY
+from mapolab.evaluation.saved import read_base, read_settings
 from mapolab.evaluation.scores_table import OPTIONAL
 from mapolab.paths import find_paths
 from mapolab.report.methods import group_methods
 from mapolab.report.runs import Method, Run, flatten
-from mapolab.run_files import read_base, read_manifest, read_settings
+from mapolab.run_files import read_manifest
 from mapolab.runs import final_weights
 from mapolab.texts import say
 

@@ -15,10 +15,10 @@ from mapolab.config.environment_values import KEY
 from mapolab.config.identity import identity
 from mapolab.config.rollout import reward_label
 from mapolab.errors import UserError
+from mapolab.evaluation.saved import read_base
 from mapolab.files import short_hash
 from mapolab.report.names import METHOD_NAMES
 from mapolab.report.runs import Method, Run, flatten
-from mapolab.run_files import read_base
 
 OBJECTIVE = "objective."
 # What decides a run's weights and is not among its settings, is only a name, or is told in fewer words: told where

@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from mapolab.evaluation.saved import Settings, read_settings
 from mapolab.evaluation.scores_table import Picture, ScoresTable, read_scores
 from mapolab.evaluation.statistics import MethodScores
-from mapolab.run_files import Manifest, Settings, read_config, read_curves, read_settings
+from mapolab.run_files import Manifest, read_config, read_curves
 
 
 @dataclass(frozen=True)

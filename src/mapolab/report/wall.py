@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from mapolab.evaluation.saved import picture_file
 from mapolab.pictures import load_picture
 from mapolab.report.runs import Method, Run
 from mapolab.report.summary import Comparison
-from mapolab.run_files import picture_file
 
 FIRST_ROWS = 24
 """Prompts that the wall shows at once; the others wait behind a button."""
