@@ -284,6 +284,20 @@ def test_a_folder_that_cannot_be_written_is_one_paragraph(
     )
 
 
+@pytest.mark.parametrize("name", ["../../evil", "/tmp/evil", "..", "-rf", "nul", "x" * 200])
+def test_an_export_is_named_within_its_folder(name, command_lines, tmp_path, monkeypatch, capsys, reliability):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main([*command_lines("export", tmp_path / "a" / "b"), f"name='{name}'"]) == 2
+    told = capsys.readouterr().err
+    assert "cannot name a file" in told and told.count("\n") == 1
+    assert not (tmp_path / "a").exists()
+    reliability(
+        "mapolab export name=../../evil, or any name that leads out of its folder",
+        "refused before anything is written",
+        "exit code 2 with the reason",
+    )
+
+
 def test_every_kind_is_told_from_every_other(tmp_path):
     for kind in MANIFESTS:
         put_manifest(tmp_path / kind.holds, kind)

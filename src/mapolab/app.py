@@ -56,8 +56,8 @@ def run_command(command: str, arguments: list[str]) -> None:
         try:
             _run_hydra(parsed, parser, task, str(conf_folder()), command)
         except (HydraException, OmegaConfBaseException, OSError, ValueError) as error:
-            if isinstance(error, OSError) and error.filename is None:
-                error.filename = task.place
+            if isinstance(error, OSError) and error.errno is not None and error.filename is None and task.place:
+                error.filename = task.place  # Hydra's own file in a sweep's folder
             if fault := disk_fault(error):
                 raise fault from None
             if traceback_wanted or error in task.crashes or isinstance(error, BrokenPipeError):

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from mapolab.files import read_json
 from mapolab.models.lora_files import LORA_FILE
+from mapolab.runs import RunFolder
 from mapolab.training.metrics import MetricsFile
 from mapolab.training.run import train
 from mapolab.training.validation import Validation
@@ -44,7 +45,8 @@ def test_the_best_checkpoint_is_that_of_the_best_row(validated, column, best_of)
     before = found.pop(0)  # where there is nothing to keep yet
     best = best_of(found, key=found.get)  # the first of equals
     assert column != "error_chosen" or before < found[best]  # and yet it is not the best one
-    assert read_json(run / "best.json") == {"step": best, "value": found[best], "column": column}
+    told = {"step": best, "value": found[best], "column": column, "run": RunFolder(run).identity}
+    assert read_json(run / "best.json") == told
     assert {path.name for path in (run / "checkpoints").iterdir()} == {f"step-{best:08d}", "step-00000008"}
     assert len(set(found.values())) > 1
 
