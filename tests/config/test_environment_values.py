@@ -9,16 +9,16 @@ def test_each_leaf_that_depends_on_the_environment_is_told(monkeypatch) -> None:
     monkeypatch.setenv("DATA_TOKEN", "abcdefgh1234")
     monkeypatch.setenv("BETA", "9")
     given = ["objective=mapo", "objective.beta='${oc.decode:${oc.env:BETA}}'", "data.preferred_style=x"]
-    path = "http://h/${oc.env:DATA_TOKEN}/${data.preferred_style}.parquet"
+    path = "h/${oc.env:DATA_TOKEN}/${data.preferred_style}.parquet"
     config = compose("train", [*given, f"data.path='{path}'", "evaluation.prompts=${data.path}"])
-    assert config["data"]["path"] == "http://h/abcdefgh1234/x.parquet" and config["objective"]["beta"] == 9
-    typed = "http://h/${oc.env:DATA_TOKEN}/x.parquet"
+    assert config["data"]["path"] == "h/abcdefgh1234/x.parquet" and config["objective"]["beta"] == 9
+    typed = "h/${oc.env:DATA_TOKEN}/x.parquet"
     texts = config["from_environment"]
     assert texts["data.path"] == texts["evaluation.prompts"] == typed
     assert set(texts) == {"data.path", "evaluation.prompts", "objective.beta"}
     assert "abcdefgh1234" not in repr(as_saved(config)) and as_saved(config)["objective"]["beta"] == 9
     assert "from_environment" not in as_typed(config) and "from_environment" not in identity(config)
-    plain = compose("train", ["objective=mapo", "objective.beta=9", "data.path='http://h/abcdefgh1234/x.parquet'"])
+    plain = compose("train", ["objective=mapo", "objective.beta=9", "data.path='h/abcdefgh1234/x.parquet'"])
     assert "from_environment" not in plain
     assert run_name(plain | {"data": config["data"]}) == run_name(config)
 

@@ -200,10 +200,10 @@ def test_a_sweep_takes_no_folder_of_something_else(strange: Path, capsys: pytest
     (strange / "linked").mkdir()
     (strange / "linked" / "multirun.yaml").write_text("")
     (strange / "linked" / "logs").symlink_to(strange)
-    for folder, reason in ((".", "other things than a sweep"), ("/", "other things"), ("linked", "is a link"),
-                           ("y" * 300, "cannot be kept")):  # fmt: skip
+    for folder, reason in ((".", "holds something else"), ("/", "holds something else"), ("linked", "leads out of"),
+                           ("y" * 300, "too long")):  # fmt: skip
         assert cli.main(["train", "-m", "seed=0,1", f"hydra.sweep.dir={folder}", "data.path=none.parquet"]) == 2
         message = capsys.readouterr().err
         assert reason in message and message.count("\n") == 1
     assert cli.main(["evaluate", "-m", "models=a,b", "hydra.sweep.dir=/etc"]) == 2
-    assert "other things than a sweep" in capsys.readouterr().err
+    assert "holds something else" in capsys.readouterr().err

@@ -169,7 +169,9 @@ def test_a_run_that_is_continued(workplace, reliability) -> None:
 def test_the_store_of_pictures_and_scores(workplace, reliability) -> None:
     def prepare(chance: Random, place: Path) -> Path:
         shutil.rmtree(place / "run" / "evaluation")
-        return chance.choice(sorted(file for file in (place / "outputs").rglob("*") if file.is_file()))
+        return chance.choice(
+            sorted(file for file in (place / "outputs").rglob("*") if file.is_file() and file.stat().st_size)
+        )
 
     seen = outcomes(workplace, "evaluate", range(60), prepare)
     reliability("60 damages to kept pictures and scores, then mapolab evaluate", PROMISED, seen)

@@ -73,7 +73,7 @@ def test_what_another_iteration_made_is_refused_by_name(overrides, tmp_path) -> 
     write_text(ours.path / "run" / "config.yaml", yaml.safe_dump(other.phase_config("train")))
     with pytest.raises(UserError, match=r"run was trained in another way than this iteration trains \(seed: 1 -> 0\)"):
         ours.is_done("train")
-    run = {"status": "finished", "objective": {}, "seed": 0, "started": "", "identity": "1a"}
+    run = {"status": "finished", "objective": {"name": "mapo"}, "label": "", "seed": 0, "started": "", "identity": "1a"}
     write_json(ours.path / "run" / "manifest.json", run)
     write_text(ours.model / "model_index.json", "{}")
     assert ours.is_done("export")  # as earlier versions left it

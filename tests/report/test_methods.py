@@ -158,7 +158,7 @@ def test_letters_that_are_marks_elsewhere(workshop) -> None:
     assert "$x|y [red]*_z_&amp; &lt;b&gt;%#{}~^\\" in page.read_text() and "<b>%#" not in page.read_text()
     markdown = (page.parents[1] / "summary.md").read_text()
     row = next(line for line in markdown.splitlines() if line.startswith("| $x"))
-    assert row.startswith(r"| $x\|y [red]\*\_z\_& \<b>%#{}\~^\\ |")
+    assert row.startswith(r"| $x\|y [red]\*\_z\_& \<b\>%#{}\~^\\ |")
     latex = (page.parents[1] / "summary.tex").read_text()
     assert r"\$x\textbar{}y {[}red{]}{*}\_z\_\& \textless{}b\textgreater{}\%\#\{\}" in latex
     with open(page.parents[1] / "summary.csv", newline="", encoding="utf-8") as lines:

@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 
+from mapolab import checksums
 from mapolab.data.order import GlobalOrder
+from mapolab.data.prepared.units import Unit
 from mapolab.runs import RunFolder
 from mapolab.training.metrics import MetricsFile
 from mapolab.training.module import AlignmentModule
@@ -17,11 +18,17 @@ from mapolab.training.run import train
 
 
 def poison(run: Path, image: int) -> None:
-    """Make one cached image NaN."""
-    file = next((run.parents[1] / ".cache").glob("*/images/00000.safetensors"))
-    tensors = load_file(file)
+    """Make one cached image NaN, as if it had been encoded so: with the checksums of that."""
+    cache = next((run.parents[1] / ".cache").glob("*/manifest.json")).parent
+    note = checksums.read_json(cache / "images" / "00000.json")
+    unit = Unit(cache, "images/00000", note["cache"])
+    tensors = {name: tensor.clone() for name, tensor in unit.read().items()}
     tensors["means/0"][image] = float("nan")
-    save_file(tensors, file)
+    unit.write(tensors, broken=note["broken"])
+    manifest = checksums.read_json(cache / "manifest.json")
+    written = {key: value for key, value in (unit.note() or {}).items() if key in ("bytes", "sha256", "crc32")}
+    manifest["files"]["images/00000.safetensors"] = written
+    checksums.write_json(cache / "manifest.json", manifest)
 
 
 def test_a_loss_that_is_no_number_stops_before_the_update(train_config, monkeypatch):
