@@ -93,6 +93,8 @@ PROBABILITIES = (
     "data.max_broken_share",
 )
 BETWEEN_ZERO_AND_ONE = ("trainer.ema_decay", "model.reference_ema_decay", "confidence")
+LARGEST_PICTURE = 8192
+"""Pixels a side; Pillow takes a picture of more for a bomb."""
 MULTIPLES_OF_EIGHT = ("data.resolution", "evaluation.height", "evaluation.width", "height", "width")
 
 
@@ -107,6 +109,9 @@ def check_values(values: dict[str, Any]) -> None:
         if not AT_LEAST[key] <= given[key] < math.inf:  # written so that NaN fails too
             finite = "a finite number, " if given[key] == math.inf else ""
             raise UserError(f"{key} is {given[key]}; give {finite}{AT_LEAST[key]} or more.")
+    for key, value in given.items():
+        if type(value) is int and abs(value) >= 2**63 and key not in BELOW:
+            raise UserError(f"{key} is {value}, more than any count can be. Give a smaller number.")
     for key in BELOW.keys() & given.keys():
         if given[key] >= BELOW[key]:
             raise UserError(f"{key} is {given[key]}; give a number below 2^{BELOW[key].bit_length() - 1}.")
@@ -119,6 +124,8 @@ def check_values(values: dict[str, Any]) -> None:
     for key in given.keys() & {*MULTIPLES_OF_EIGHT}:
         if given[key] % 8 or given[key] < 8:
             raise UserError(f"{key} is {given[key]}; SDXL's latents need a multiple of 8, such as 64 or 1024.")
+        if given[key] > LARGEST_PICTURE:
+            raise UserError(f"{key} is {given[key]}; give {LARGEST_PICTURE} pixels or fewer.")
     clip = given.get("trainer.gradient_clip_norm", 1.0)
     if not 0 < clip < math.inf:
         raise UserError(f"trainer.gradient_clip_norm is {clip}; give a positive number, or null to clip nothing.")
