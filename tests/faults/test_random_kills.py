@@ -163,7 +163,7 @@ def settled(file: Path) -> bytes | str:
         return repr({key: value for key, value in manifest.items() if key not in MEASURED})
     if file.name == "export.json":  # its sizes of files, one of which tells of time
         exported = json.loads(file.read_text())
-        return repr(exported | {"files": sorted(exported["files"])})
+        return repr(exported | {"files": sorted(exported.get("files", []))})
     if file.name == "metrics.csv":
         return "\n".join(line.rsplit(",", 2)[0] for line in file.read_text().splitlines())
     return file.read_bytes()

@@ -55,9 +55,14 @@ def usual(commands, module_config, make_pairs) -> dict[str, list[str]]:
         "mismatch": [
             "mismatch", f"run={place}/run", "pairs=4", "features=efficientnet_lite0", f"output_root={place}/outputs",
         ],
-        "iterate": ["iterate", *trained, "rounds=1", "ranked_by=[style]", "data.preferred_style=twemoji", *placed],
+        "iterate": [
+            "iterate", *(item for item in trained if not item.startswith("data.path=")), "rounds=1", *placed,
+            "ranked_by=[jpeg_size]", "label_scale=1", "images_per_prompt=2", "data.allow_overlap=true",
+            f"evaluation.prompts={place}/prompts.txt", "evaluation.steps=2", "evaluation.after_training=false",
+            "data.batch_size=1", "trainer.gradient_accumulation=1",
+        ],
     }  # fmt: skip
-    for command in COMMANDS[:-2]:
+    for command in COMMANDS:
         ended = commands.run(lines[command])
         assert ended.code == 0, f"{command}: {ended.output}"
     shutil.copytree(place, commands.folder / "whole")
