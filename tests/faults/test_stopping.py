@@ -13,13 +13,13 @@ from mapolab.training.run import train
 # Makes a save take a second, so that a signal can come in the middle of it.
 SLOW_SAVE = """
 import sys, time
-from mapolab.training import checkpoint
-write = checkpoint._write
-def slow(path, *rest):
-    write(path, *rest)
+from mapolab.training.checkpoint import FolderCheckpointIO
+write = FolderCheckpointIO._write
+def slow(self, path, *rest):
+    write(self, path, *rest)
     open(f"{path.parent.parent}/saving", "w").close()
     time.sleep(1)
-checkpoint._write = slow
+FolderCheckpointIO._write = slow
 from mapolab.cli import main
 sys.exit(main(sys.argv[1:]))
 """
