@@ -131,6 +131,15 @@ def test_a_score_that_is_no_number(three_methods) -> None:
         methods[1].scores("pixel_distance")
 
 
+def test_a_scorer_of_the_settings_without_a_column_is_refused(three_methods) -> None:
+    settings = next(three_methods.root.glob("mapo-*/evaluation/*/settings.json"))
+    about = read_json(settings)
+    about["scorers"][1]["name"] = "../concept"
+    write_json(settings, about)
+    with pytest.raises(UserError, match=r"no column of the scorer \.\./concept"):
+        compare_methods(*collect(PATTERN), 0.95)
+
+
 def test_other_prompts_under_the_same_settings_are_refused(three_methods) -> None:
     table = next(three_methods.root.glob("sft-*/evaluation/*/scores.csv"))
     table.write_text(table.read_text().replace("shape 3 ", "shape 33 "))

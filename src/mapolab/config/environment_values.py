@@ -8,10 +8,11 @@ made to be given away (exports, the report), have the text.
 import copy
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.resolvers import oc
 
 Config = dict[str, Any]
 KEY = "from_environment"
@@ -23,39 +24,34 @@ SHORTEST = 8
 
 def texts_from_environment(composed: DictConfig, values: Config) -> dict[str, str]:
     """Dotted key -> the text with `${oc.env:...}`, all else in it resolved, of every leaf of `values` that depends on
-    the environment."""
-    was = OmegaConf.to_container(composed)
-    if "oc.env" not in repr(was):
+    the environment; where a resolver takes no such text, the text as it was typed."""
+    typed = OmegaConf.to_container(composed)
+    if "oc.env" not in repr(typed):
         return {}
-    resolver = _resolver("oc.env")
-    try:
-        OmegaConf.register_new_resolver("oc.env", lambda name, *_: f"${{oc.env:{name}}}", replace=True)
-        try:
-            texts = OmegaConf.to_container(composed, resolve=True)
-        except Exception:  # of a resolver that takes no such text: then all that is interpolated counts
-            texts = was
-    finally:
-        OmegaConf.register_new_resolver("oc.env", resolver, replace=True)
     found: dict[str, str] = {}
-    _differing(values, texts, "", found)
+    OmegaConf.register_new_resolver("oc.env", lambda name, *_: f"${{oc.env:{name}}}", replace=True)
+    try:
+        for keys, value in _leaves(values):
+            text: Any = composed
+            try:
+                for key in keys:
+                    text = text[key]
+            except Exception:  # of a resolver, such as one that decodes a number
+                text = leaf(typed, ".".join(map(str, keys)))
+            if text != value:
+                found[".".join(map(str, keys))] = str(text)
+    finally:
+        OmegaConf.register_new_resolver("oc.env", oc.env, replace=True)
     return found
 
 
-def _resolver(name: str) -> Callable[..., Any]:
-    from omegaconf.resolvers import oc
-
-    return getattr(oc, name.removeprefix("oc."))
-
-
-def _differing(values: Any, texts: Any, key: str, found: dict[str, str]) -> None:
-    if isinstance(values, dict) and isinstance(texts, dict):
-        for name in values:
-            _differing(values[name], texts.get(name), f"{key}.{name}" if key else name, found)
-    elif isinstance(values, list) and isinstance(texts, list) and len(values) == len(texts):
-        for index, (value, text) in enumerate(zip(values, texts, strict=True)):
-            _differing(value, text, f"{key}.{index}", found)
-    elif values != texts:
-        found[key] = str(texts)
+def _leaves(value: Any, keys: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], Any]]:
+    """(keys, value) of every leaf of a config."""
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else None
+    if inner is None:
+        yield keys, value
+    for key, item in inner or ():
+        yield from _leaves(item, (*keys, key))
 
 
 def as_typed(config: Config) -> Config:
@@ -72,7 +68,7 @@ def hide(text: str, *configs: Config) -> str:
     """A text without the values that these configs have from the environment, and without this process's secrets."""
     for config in configs:
         for key, typed in (config.get(KEY) or {}).items():
-            value = _leaf(config, key)
+            value = leaf(config, key)
             if isinstance(value, str) and len(value) >= SHORTEST:
                 text = text.replace(value, typed)
             for name in VARIABLE.findall(typed):
@@ -120,7 +116,7 @@ def _with_texts(config: Config, chosen: Callable[[str], bool], texts: dict[str, 
     found = copy.deepcopy(config)
     for key, text in texts.items():
         *above, last = key.split(".")
-        block = _leaf(found, ".".join(above)) if above else found
+        block = leaf(found, ".".join(above)) if above else found
         if chosen(text) and isinstance(block, dict) and last in block and isinstance(block[last], str):
             block[last] = text
         elif chosen(text) and isinstance(block, list) and last.isdecimal() and int(last) < len(block):
@@ -130,7 +126,8 @@ def _with_texts(config: Config, chosen: Callable[[str], bool], texts: dict[str, 
     return found
 
 
-def _leaf(config: Any, key: str) -> Any:
+def leaf(config: Any, key: str) -> Any:
+    """The value under a dotted key; None where there is none."""
     for name in key.split("."):
         if isinstance(config, dict):
             config = config.get(name)

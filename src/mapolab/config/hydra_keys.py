@@ -22,7 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from mapolab.config.groups import settings_of
 from mapolab.errors import UserError
-from mapolab.sweeps.folder import SweepFolder
+from mapolab.output import SWEEP, OutputFolder
 from mapolab.texts import odd_character
 
 MOST_JOBS = 10_000  # of a sweep: Hydra makes a list of all of them first
@@ -179,7 +179,7 @@ def _check_sweep(config: DictConfig, parsed: Sequence[Override]) -> None:
     if found := odd_character(folder):
         raise _refusal("sweep.dir", folder, f"No folder can have the character {found} in its name.")
     if config.hydra.job.config_name == "train" or folder != ".":
-        SweepFolder(Path(folder)).check()
+        OutputFolder(Path(folder), SWEEP).check()
     # A search draws from intervals and lists as they are asked for; a grid, and Hydra's own sweeper, take all at once.
     sweeper = config.hydra.sweeper
     params = [f"{key}={value}" for key, value in (sweeper.get("params") or {}).items()]

@@ -1,17 +1,14 @@
 """From what Hydra composed to a plain config: every key known, set and of its type."""
 
 import re
-import secrets
-from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from typing import Any, get_args, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
-from omegaconf.resolvers import oc
 
 from mapolab.config.environment import nodes_from_environment
-from mapolab.config.environment_values import KEY, texts_from_environment
+from mapolab.config.environment_values import KEY, leaf, texts_from_environment
 from mapolab.config.groups import OPEN_GROUPS, objective_settings, settings_of
 from mapolab.config.schema import SCHEMAS, TRAIN_LIKE
 from mapolab.config.suggest import did_you_mean_key
@@ -33,8 +30,8 @@ def load(config: DictConfig, command: str) -> dict[str, Any]:
             f"{getattr(error, 'full_key', None) or 'The config'} cannot be resolved: {_first_line(error)}. Correct the "
             "${...} in it; for these signs themselves write \\${...}."
         ) from None
-    _check_environment(config, values)
     given = texts_from_environment(config, values)
+    _check_environment(values, given)
     config = typed(values, SCHEMAS[command])
     if given:
         config[KEY] = given
@@ -45,41 +42,17 @@ def load(config: DictConfig, command: str) -> dict[str, Any]:
     return config
 
 
-def _check_environment(config: DictConfig, values: dict[str, Any]) -> None:
+def _check_environment(values: dict[str, str], given: dict[str, str]) -> None:
     """Raise UserError for an address that holds a value of the environment: whoever wrote the config would be sent it.
 
-    values: the config, resolved.
+    values: the config, resolved. given: what came from the environment, by dotted key.
     """
-    addresses = [keys for keys, value in _leaves(values) if isinstance(value, str) and "://" in value]
-    if not addresses:
-        return
-    secret = secrets.token_hex(8)
-    OmegaConf.register_new_resolver("oc.env", lambda key, default=None: secret, replace=True)
-    try:
-        for keys in addresses:
-            try:
-                shown, found = config, values
-                for key in keys:
-                    shown, found = shown[key], found[key]
-            except OmegaConfBaseException:
-                shown = None
-            if shown != found:
-                raise UserError(
-                    f"{'.'.join(map(str, keys))} is an address with a value of the environment (oc.env) in it, which "
-                    "would be sent there. If you mean it, let your shell write the value into the command."
-                )
-    finally:
-        OmegaConf.register_new_resolver("oc.env", oc.env, replace=True)
-
-
-def _leaves(value: Any, keys: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], Any]]:
-    """(keys and places, value) of everything that is no block or list."""
-    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else None
-    if inner is None:
-        yield keys, value
-    else:
-        for key, item in inner:
-            yield from _leaves(item, (*keys, key))
+    for key in given:
+        if "://" in str(leaf(values, key)):
+            raise UserError(
+                f"{key} is an address with a value of the environment (oc.env) in it, which would be sent there. If "
+                "you mean it, let your shell write the value into the command."
+            )
 
 
 def typed(values: dict[str, Any], schema: type, where: str = "") -> dict[str, Any]:

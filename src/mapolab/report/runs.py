@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from mapolab.errors import UserError
 from mapolab.evaluation.saved import Settings, read_settings
 from mapolab.evaluation.scores_table import Picture, ScoresTable, read_scores
 from mapolab.evaluation.statistics import MethodScores
@@ -47,8 +48,18 @@ class Run:
 
     @cached_property
     def table(self) -> ScoresTable:
-        """scores.csv in the order of its rows. Raises UserError as `read_scores`."""
-        return read_scores(self.evaluation)
+        """scores.csv in the order of its rows.
+
+        Raises UserError as `read_scores`, and where a scorer of the settings has no column: it would be left out of the
+        comparison without a word.
+        """
+        table = read_scores(self.evaluation)
+        if lacking := [about["name"] for about in self.settings["scorers"] if about["name"] not in table.scorers]:
+            raise UserError(
+                f"{table.file} has no column of the scorer {lacking[0]}, which the settings beside it name. Give the "
+                f"`mapolab evaluate` command of {self.folder} again: it writes both anew."
+            )
+        return table
 
     @cached_property
     def pictures(self) -> list[Picture]:

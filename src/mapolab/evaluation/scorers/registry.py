@@ -92,6 +92,8 @@ def check_names(named: list[Named], key: str = KEY) -> None:
 def _split(entry: Named, key: str) -> tuple[str, dict[str, Any]]:
     settings = {"_target_": entry} if isinstance(entry, str) else dict(entry) if isinstance(entry, dict) else {}
     name = settings.pop("_target_", None)
+    if name is None:
+        raise UserError(f"{key} has {brief(entry)}. Give a name, or with settings {{_target_: clip_score, ...}}.")
     if name not in known_names():
         hint = did_you_mean(str(name), known_names())
         raise UserError(
