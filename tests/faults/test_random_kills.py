@@ -82,7 +82,7 @@ def make_the_pairs(model: str) -> Callable[[Path], list[str]]:
 
 def iterate(model: str) -> Callable[[Path], list[str]]:
     def arguments(place: Path) -> list[str]:
-        drawn = ["rounds=2", f"prompts={place}/prompts.txt", "images_per_prompt=2", "ranked_by=[style]"]
+        drawn = ["rounds=1", f"prompts={place}/prompts.txt", "images_per_prompt=2", "ranked_by=[style]"]
         judged = [f"evaluation.{item}" for item in (f"prompts={place}/prompts.txt", "steps=2", "scorers=[jpeg_size]")]
         data = ["data.preferred_style=twemoji", "data.resolution=16", "data.batch_size=2", "data.allow_overlap=true"]
         trained = ["trainer.max_steps=6", "trainer.checkpoint_every=2", "trainer.progress=off", "optimizer.lr=1e-3"]
